@@ -1,0 +1,1 @@
+"""What is computed: aggregation rules. Pure: arrays in, arrays out."""

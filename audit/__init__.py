@@ -1,0 +1,1 @@
+"""What happened: events, Merkle log, checkpoints, witnesses, verification."""

@@ -1,0 +1,1 @@
+"""Schema, planes and canonical safetensors."""

@@ -1,0 +1,1 @@
+"""What it costs: clipping, noise, accounting, the site's ledger."""

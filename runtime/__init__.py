@@ -1,0 +1,1 @@
+"""How it runs: server, site, transports, stores, training."""

@@ -1,0 +1,1 @@
+"""The server: opens rounds, admits updates, commits."""

@@ -1,0 +1,1 @@
+"""Who may say so: keys, charter, tickets, sealed blobs, screening."""

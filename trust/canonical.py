@@ -1,0 +1,88 @@
+"""Canonical JSON (RFC 8785) out, strict JSON in.
+
+What is signed is written once in canonical form; what is read is the stored bytes, never written again before a
+check. Reading refuses duplicate names, NaN and infinities, lone surrogates, numbers beyond 2^53, deep nesting and
+anything over the caller's size limit, before a model sees it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+import rfc8785
+
+from .errors import MalformedError
+
+__all__ = ["LIMIT", "canonical", "parse"]
+
+LIMIT = 1 << 20
+"""Bytes of the largest JSON document read by default."""
+
+_DEPTH = 64
+
+
+def canonical(value: Any) -> bytes:
+    """Return the RFC 8785 form of a JSON value.
+
+    >>> canonical({"b": 1, "a": [True, None, "é"]})
+    b'{"a":[true,null,"\\xc3\\xa9"],"b":1}'
+    """
+    return rfc8785.dumps(value)
+
+
+def parse(data: bytes, *, limit: int = LIMIT, what: str = "document") -> Any:
+    """Return the JSON value that ``data`` spells.
+
+    Raises:
+        MalformedError: not UTF-8 JSON, too long, too deep, a duplicate name, a number that JSON peers would not share.
+    """
+    if len(data) > limit:
+        raise MalformedError(f"{what} of {len(data)} bytes is over the limit of {limit}", where=what)
+    _check_depth(data, what)
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_int=_integer,
+        )
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"not strict JSON ({error})"[:300], where=what) from None
+
+
+def _check_depth(data: bytes, what: str) -> None:
+    # A cheap upper bound: brackets inside strings count too, which only makes the bound stricter for honest input.
+    if data.count(b"[") + data.count(b"{") <= _DEPTH:
+        return
+    depth = deepest = 0
+    in_string = escaped = False
+    for byte in data:
+        if in_string:
+            in_string, escaped = not (byte == 0x22 and not escaped), byte == 0x5C and not escaped
+        elif byte == 0x22:
+            in_string = True
+        elif byte in (0x5B, 0x7B):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in (0x5D, 0x7D):
+            depth -= 1
+    if deepest > _DEPTH:
+        raise MalformedError(f"nested deeper than {_DEPTH}", where=what)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("duplicate name in an object")
+    return found
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _integer(text: str) -> int:
+    if len(text) > 17 or abs(int(text)) > 2**53 - 1:
+        raise ValueError("integer beyond 2^53 - 1")
+    return int(text)

@@ -1,0 +1,1 @@
+"""Keys by use, their statements, their custody."""
