@@ -1,1 +1,116 @@
-"""Configuration: pydantic models and YAML files."""
+"""Configuration: frozen models, YAML files whose errors name the line, and a published JSON Schema.
+
+`load_run`, `load_site` and `load_server` read a file; `json_schema` gives what an editor needs to help. The models can
+also be built in Python; relative paths are then left as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import ConfigError
+from .document import ConfigProblems, Problem, read_model, read_text
+from .parts import (
+    ConfigPath,
+    DirectoryStoreConfig,
+    LoaderConfig,
+    PassphraseConfig,
+    PluginConfig,
+    S3StoreConfig,
+    StoreConfig,
+)
+from .run import (
+    AggregationConfig,
+    EvaluationConfig,
+    LossConfig,
+    MetricConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RunConfig,
+    SchedulerConfig,
+    TrainerConfig,
+)
+from .site import LocalTransportConfig, ServerConfig, SiteConfig
+
+__all__ = [
+    "AggregationConfig",
+    "ConfigError",
+    "ConfigPath",
+    "ConfigProblems",
+    "DirectoryStoreConfig",
+    "EvaluationConfig",
+    "LoaderConfig",
+    "LocalTransportConfig",
+    "LossConfig",
+    "MetricConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "PassphraseConfig",
+    "PluginConfig",
+    "Problem",
+    "RunConfig",
+    "S3StoreConfig",
+    "SchedulerConfig",
+    "ServerConfig",
+    "SiteConfig",
+    "StoreConfig",
+    "TrainerConfig",
+    "json_schema",
+    "load_run",
+    "load_server",
+    "load_site",
+]
+
+Which = Literal["run", "site", "server"]
+
+_MODELS: dict[str, type[RunConfig] | type[SiteConfig] | type[ServerConfig]] = {
+    "run": RunConfig,
+    "site": SiteConfig,
+    "server": ServerConfig,
+}
+
+
+def load_run(path: Path) -> RunConfig:
+    """Return the run in the YAML file at ``path``.
+
+    Raises:
+        ConfigError: with file and line of every problem.
+    """
+    return read_model(RunConfig, read_text(path), file=str(path), folder=path.absolute().parent)
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Return the site in the YAML file at ``path``.
+
+    Raises:
+        ConfigError: with file and line of every problem.
+    """
+    return read_model(SiteConfig, read_text(path), file=str(path), folder=path.absolute().parent)
+
+
+def load_server(path: Path) -> ServerConfig:
+    """Return the server in the YAML file at ``path``, with its run read.
+
+    Raises:
+        ConfigError: with file and line of every problem, in this file or in the run's.
+    """
+    server = read_model(ServerConfig, read_text(path), file=str(path), folder=path.absolute().parent)
+    if isinstance(server.run, RunConfig):
+        return server
+    run = load_run(server.run)
+    if run.evaluation.server and server.loader is None:
+        raise ConfigError("the run says evaluation.server: true, but no loader is named", where=str(path))
+    return server.model_copy(update={"run": run})
+
+
+def json_schema(which: Which) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of a configuration file.
+
+    Raises:
+        ConfigError: there is no such file kind.
+    """
+    if which not in _MODELS:
+        raise ConfigError(f"no schema {which!r}", remedy=f"Known: {', '.join(_MODELS)}.")
+    schema = _MODELS[which].model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

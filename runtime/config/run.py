@@ -1,0 +1,155 @@
+"""`RunConfig`: one training, as everybody sees it.
+
+It is written into the signed `run.start` event, so it is canonical JSON under 32 kB and holds nothing that belongs to
+one party: no path, no address, no secret. Where data lies, which device computes and which plug-ins are approved is
+each party's own configuration.
+
+Not handled here: whether the named model, loss or metric exists. Each party's registry answers that before any data is
+touched.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from ...trust.canonical import canonical
+from ...trust.identifiers import Identifier, sha256
+from .parts import Config, Device, Parameters, PluginName
+
+__all__ = [
+    "AggregationConfig",
+    "EvaluationConfig",
+    "LossConfig",
+    "MetricConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "RunConfig",
+    "SchedulerConfig",
+    "TrainerConfig",
+]
+
+_LIMIT = 32 * 1024
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Named(Config):
+    name: PluginName
+    """The registry name."""
+    parameters: Parameters = Field(default_factory=dict)
+    """Parameters, passed through."""
+
+
+class ModelConfig(_Named):
+    """The model: `logistic`, `linear`, `mlp`, `cnn`, or a plug-in."""
+
+
+class OptimizerConfig(_Named):
+    """The optimiser of the sites: `sgd`, `adam`, `adamw`, ... with torch's own parameters."""
+
+
+class SchedulerConfig(_Named):
+    """The learning-rate schedule inside one round, stepped after every epoch."""
+
+
+class LossConfig(_Named):
+    """The loss, one value per record; the mean over a batch is minimised."""
+
+
+class MetricConfig(_Named):
+    """A metric of an evaluation."""
+
+
+class TrainerConfig(Config):
+    """How a site trains in one round."""
+
+    name: PluginName = "torch"
+    """`torch`, `numpy-linear`, or a plug-in."""
+    optimizer: OptimizerConfig = OptimizerConfig(name="sgd", parameters={"lr": 0.1})
+    """The optimiser."""
+    scheduler: SchedulerConfig | None = None
+    """The learning-rate schedule; none keeps the rate."""
+    loss: LossConfig = LossConfig(name="cross-entropy")
+    """The loss."""
+    metrics: Annotated[tuple[MetricConfig, ...], Field(max_length=32)] = (MetricConfig(name="accuracy"),)
+    """The metrics of an evaluation; `loss` is always among them."""
+    epochs: Count | None = None
+    """Passes over the site's data in one round (this or `steps`)."""
+    steps: Count | None = None
+    """Batches in one round (this or `epochs`)."""
+    batch_size: Count = 32
+    """Records in a batch; the last batch of a pass may be smaller."""
+    clip_gradient_norm: Positive | None = None
+    """Scale each batch's gradient down to this L2 norm; this is not differential privacy."""
+    device: Device = "auto"
+    """The device that the run asks for; a site's own `device` wins."""
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainerConfig:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("name exactly one of epochs, steps")
+        names = [metric.name for metric in self.metrics]
+        if len(set(names)) != len(names):
+            raise ValueError("the same metric is named twice")
+        return self
+
+
+class AggregationConfig(Config):
+    """How updates become the next version."""
+
+    rule: Identifier = "norm-clipped-fedavg"
+    """The aggregation rule."""
+    clip_norm: Positive
+    """The largest L2 norm with which one update counts."""
+
+
+class EvaluationConfig(Config):
+    """Who evaluates each version."""
+
+    sites: bool = True
+    """Every site evaluates on its own held-out data and reports the metrics."""
+    server: bool = False
+    """The server evaluates on data of its own; its `loader` says which."""
+
+
+class RunConfig(Config):
+    """One training: model, trainer, aggregation, deadlines."""
+
+    name: Identifier
+    """The run's name."""
+    seed: Annotated[int, Field(ge=0, le=2**53 - 1)]
+    """All of the run's ordinary randomness follows from it; privacy noise never does."""
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    """How many versions the run makes."""
+    model: ModelConfig
+    """The model."""
+    trainer: TrainerConfig
+    """The trainer."""
+    aggregation: AggregationConfig
+    """The aggregation."""
+    minimum_sites: Annotated[int, Field(ge=1, le=10_000)]
+    """Updates without which a round is aborted."""
+    round_seconds: Annotated[int, Field(ge=1, le=30 * 86_400)] = 3_600
+    """The deadline of a round."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 2
+    """How often a failed delivery is repeated, and an aborted round opened again."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Who evaluates."""
+
+    @model_validator(mode="after")
+    def _fits_a_leaf(self) -> RunConfig:
+        if len(self.payload()) > _LIMIT:
+            raise ValueError(f"the run is over {_LIMIT} bytes as canonical JSON: it would not fit a log leaf")
+        return self
+
+    def payload(self) -> bytes:
+        """Return the canonical JSON that goes into `run.start`."""
+        return canonical(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `payload`, in hexadecimal."""
+        return sha256(self.payload())
