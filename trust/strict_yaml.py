@@ -127,7 +127,7 @@ class _Reader:
         return event
 
     def _value(self, event: Any, place: Place) -> Any:
-        self._lines[place] = event.start_mark.line + 1
+        self._lines[place] = _line(event)
         if len(place) > _DEPTH:
             raise self._error(event, f"nested deeper than {_DEPTH}")
         if isinstance(event, yaml.MappingStartEvent):
@@ -146,7 +146,7 @@ class _Reader:
             if event.value in found:
                 raise self._error(event, f"the key {event.value!r} a second time"[:100])
             found[event.value] = self._value(self._next(), (*place, event.value))
-            self._lines[(*place, event.value)] = event.start_mark.line + 1  # where the name stands
+            self._lines[(*place, event.value)] = _line(event)  # where the name stands
         return found
 
     def _sequence(self, place: Place) -> list[Any]:
@@ -172,6 +172,9 @@ class _Reader:
         return text
 
     def _error(self, event: Any, what: str, remedy: str = "") -> MalformedError:
-        return MalformedError(
-            f"{what} is not allowed", where=f"{self._file}:{event.start_mark.line + 1}", remedy=remedy
-        )
+        return MalformedError(f"{what} is not allowed", where=f"{self._file}:{_line(event)}", remedy=remedy)
+
+
+def _line(event: Any) -> int:
+    number: int = event.start_mark.line + 1
+    return number

@@ -12,12 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ..documents import Document, Model
 from ..group import Role
 from ..identifiers import Digest, Identifier, Identity, Text
+from ..keys.sealing import SealSuite
+from ..keys.statement import LogOrigin
 from . import rules
 from .quorum import Quorum
 
@@ -27,22 +29,9 @@ __all__ = [
     "Charter",
     "Group",
     "Limits",
-    "LogOrigin",
     "Member",
     "QuorumTerms",
-    "Suite",
 ]
-
-Suite = Literal["MLKEM768_X25519", "P384", "MLKEM1024_P384"]
-"""The one HPKE suite of a federation; there is no fallback."""
-
-LogOrigin = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$", max_length=200
-    ),
-]
-"""A URL without its scheme; also the key name in the log's checkpoints, hence no plus sign and no space."""
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Seconds = Annotated[int, Field(gt=0, le=10 * 366 * 86400)]
@@ -118,8 +107,9 @@ class Charter(Document):
     federation: Identifier
     title: _Title
     log_origin: LogOrigin
+    """Also the key name in the log's checkpoints, hence no plus sign and no space."""
     group: Group
-    suite: Suite
+    suite: SealSuite
     members: tuple[Member, ...] = Field(min_length=1, max_length=500)
     server: Identity
     auditor: Identity | None = None
