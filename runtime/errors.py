@@ -1,21 +1,102 @@
 """The errors of `runtime`: how it runs.
 
 RuntimeFault
-├── ConfigError             a configuration file that does not say what it must
-└── TrainingError           a trainer, model, loss or metric that cannot be built; no data was touched
-    ├── TrainingFailedError training failed after data was touched: the one code `site_failed`
-    └── PluginError         a plug-in that is missing, not approved, or not what was approved
+├── ConfigError                 a configuration file that does not say what it must
+├── TrainingError               a trainer, model, loss or metric that cannot be built; no data was touched
+│   ├── TrainingFailedError     training failed after data was touched: the one code `site_failed`
+│   └── PluginError             a plug-in that is missing, not approved, or not what was approved
+└── StoreError                  the object store
+    ├── StoreUnavailableError   no answer, or an answer that asks to come again (`retryable`)
+    ├── StoreSetupError         the store cannot be used as configured: missing extra, wrong address, refused credentials
+    ├── StoreDamagedError       something in the store's folder is not what the store put there
+    ├── ObjectKeyError          not an object key of ours
+    ├── GrantError              the grant does not allow this: expired, refused, or for another object, length or address
+    ├── ObjectExistsError       the key is taken, and not shown to hold the same bytes
+    ├── ObjectMissingError      no object under this key
+    ├── ObjectTooLargeError     longer than the reader's limit
+    ├── WrongLengthError        not the length that was promised
+    └── WrongDigestError        not the bytes that were promised
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 from ..errors import CountersealError
 
 
 class RuntimeFault(CountersealError):
-    """A matter of how counterseal runs."""
+    """Something went wrong while running."""
 
     code = "runtime"
+
+
+class StoreError(RuntimeFault):
+    """The object store did not do what was asked."""
+
+    code = "store"
+    retryable: ClassVar[bool] = False
+
+
+class StoreUnavailableError(StoreError):
+    """No answer, or an answer that asks to come again; nothing is known to be wrong with the request."""
+
+    code = "store_unavailable"
+    retryable = True
+
+
+class StoreSetupError(StoreError):
+    """The store cannot be used as configured."""
+
+    code = "store_setup"
+
+
+class StoreDamagedError(StoreError):
+    """Something in the store's folder is not what the store put there."""
+
+    code = "store_damaged"
+
+
+class ObjectKeyError(StoreError):
+    """Not an object key of ours."""
+
+    code = "object_key"
+
+
+class GrantError(StoreError):
+    """The grant does not allow this."""
+
+    code = "grant"
+
+
+class ObjectExistsError(StoreError):
+    """The key is taken, and not shown to hold the same bytes."""
+
+    code = "exists"
+
+
+class ObjectMissingError(StoreError):
+    """No object under this key."""
+
+    code = "missing"
+
+
+class ObjectTooLargeError(StoreError):
+    """The object is longer than the reader's limit."""
+
+    code = "too_large"
+
+
+class WrongLengthError(StoreError):
+    """Not the length that was promised."""
+
+    code = "wrong_length"
+
+
+class WrongDigestError(StoreError):
+    """Not the bytes that were promised."""
+
+    code = "wrong_digest"
 
 
 class ConfigError(RuntimeFault):
