@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -81,9 +81,7 @@ class _Plain(yaml.SafeLoader):
 
     @staticmethod
     def _refuse(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
-        error = yaml.MarkedYAMLError(problem=problem)
-        error.problem_mark = event.start_mark
-        return error
+        return yaml.MarkedYAMLError(problem=problem, problem_mark=cast(Any, event.start_mark))
 
 
 _TAG = "tag:yaml.org,2002:"
