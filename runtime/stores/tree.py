@@ -165,7 +165,7 @@ class Tree:
 
     def discard(self, name: str) -> None:
         """Remove a draft, present or not."""
-        with contextlib.suppress(FileNotFoundError), faults("upload"):
+        with contextlib.suppress(ObjectMissingError), faults("upload"):
             os.unlink(_draft_name(name), dir_fd=self._drafts)
 
     def publish(self, name: str, key: str, step: str) -> bool:
