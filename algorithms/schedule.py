@@ -12,7 +12,7 @@ What `SynchronousSchedule` guarantees, for any sequence of events whatever:
 3. A `Commit` is followed by another only if a site named in it was excluded before the commit was done (its membership is
    checked again at that moment), and then names fewer sites, never others. After `Committed` or `Abort` nothing follows.
 4. A site counts once a round, whatever is repeated. The first word on a site settles it, except that an admitted site can
-   still be excluded.
+   still be excluded, and that an update can turn up although its delivery was reported as failed.
 5. A failed delivery is sent again, with the same ticket, at most ``retries`` times a round and site; failures that spent
    the ticket (``retry=False``) are not.
 6. Events of another round are late; they change nothing.
@@ -305,6 +305,8 @@ def _may_follow(standing: Standing, event: Event) -> bool:
         return isinstance(event, Excluded)
     if standing == "arrived":
         return not isinstance(event, Arrived)
+    if standing == "failed":
+        return isinstance(event, Arrived | Admitted | Rejected | Excluded)
     return standing == "pending"
 
 
