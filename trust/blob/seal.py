@@ -20,13 +20,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import numpy as np
 
 from ...durable import Probe, silent, sync_folder
 from ...errors import ParametersError
@@ -38,6 +35,7 @@ from ..keys.signing import Signer
 from .keys import BlobKeys
 from .manifest import Context, Manifest, Place, part_size
 from .payload import SEGMENT, PayloadEncryptor
+from .slabs import Feed, Lane, PartDigests, Slab
 from .wraps import recipient_names, wrap_root
 
 __all__ = ["Sealed", "seal"]
@@ -50,11 +48,22 @@ _SLABS: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A sealed blob: its signed manifest, its ciphertext file, and the SHA-256 of its plaintext (for its maker only)."""
+    """A sealed blob: its signed manifest, and its ciphertext file."""
 
     manifest: Signed[Manifest]
     path: Path
-    plaintext_digest: str
+    digest: str | None
+
+    @property
+    def plaintext_digest(self) -> str:
+        """SHA-256 of the plaintext, for its maker only.
+
+        Raises:
+            BlobError: it was not asked for.
+        """
+        if self.digest is None:
+            raise BlobError("sealed without a digest of the plaintext", where="seal")
+        return self.digest
 
 
 def seal(
@@ -67,13 +76,15 @@ def seal(
     spool: Path,
     expires: int,
     ledger_head: str | None = None,
+    digest: bool = True,
     workers: int = 2,
     probe: Probe = silent,
 ) -> Sealed:
     """Seal ``chunks``, the canonical bytes of parameters of ``schema`` (see `parameters.encode`), into the file ``spool``.
 
-    ``workers`` of 1 does everything on the calling thread; more move the two hash passes to threads of their own. The
-    steps announced to ``probe`` are blob.write, blob.publish, blob.done.
+    ``digest`` also takes the SHA-256 of the plaintext, nearly half of the work: a new model needs it (it is the next
+    version's parent), an update does not. ``workers`` of 1 does everything on the calling thread; more move the hash
+    passes to threads of their own. The steps announced to ``probe`` are blob.write, blob.publish, blob.done.
 
     Raises:
         ParametersError: the chunks are not the canonical bytes of ``schema``, or ``place`` names another schema.
@@ -93,7 +104,7 @@ def seal(
     keys = BlobKeys.generate()
     encryptor = PayloadEncryptor(keys.tink, context.binding, schema.total_bytes)
     with _draft(spool, probe) as (descriptor, publish):
-        parts, digest = _write(chunks, schema.header(), encryptor, descriptor, workers)
+        parts, whole = _write(chunks, schema.header(), encryptor, descriptor, digest=digest, workers=workers)
         manifest = Manifest(
             context=context,
             wraps=wrap_root(keys, context, recipients),
@@ -105,7 +116,7 @@ def seal(
         )
         signed = sign(manifest, signer)
         publish()
-    return Sealed(signed, spool, digest)
+    return Sealed(signed, spool, whole)
 
 
 @contextmanager
@@ -133,101 +144,33 @@ def _draft(spool: Path, probe: Probe) -> Iterator[tuple[int, Callable[[], None]]
     probe("blob.done")
 
 
-class _Feed:
-    """Chunks of any size, handed out in any other sizes, their first bytes held to ``header``."""
-
-    def __init__(self, chunks: Iterable[bytes | bytearray | memoryview], header: bytes) -> None:
-        self._chunks = (view for chunk in chunks if (view := memoryview(chunk).cast("B")))
-        self._rest = memoryview(b"")
-        self._header = memoryview(header)
-
-    def fill(self, view: memoryview) -> None:
-        done = 0
-        while done < len(view):
-            self._rest = self._rest or next(self._chunks, memoryview(b""))
-            if not self._rest:
-                raise ParametersError(f"the chunks end {len(view) - done} or more bytes too early", where="seal")
-            count = min(len(self._rest), len(view) - done)
-            view[done : done + count] = self._rest[:count]
-            self._rest, done = self._rest[count:], done + count
-        head = self._header[: len(view)]
-        if view[: len(head)] != head:
-            raise ParametersError("the chunks do not start with the schema's canonical header", where="seal")
-        self._header = self._header[len(head) :]
-
-    def finish(self) -> None:
-        if self._rest or next(self._chunks, None) is not None:
-            raise ParametersError("the chunks are longer than the schema", where="seal")
-
-
-class _Parts:
-    """SHA-256 of each part of a stream."""
-
-    def __init__(self, size: int) -> None:
-        self._size = self._left = size
-        self._hash = hashlib.sha256()
-        self._done: list[str] = []
-
-    def update(self, view: memoryview) -> None:
-        while view:
-            piece, view = view[: self._left], view[self._left :]
-            self._hash.update(piece)
-            self._left -= len(piece)
-            if self._left == 0:
-                self._close()
-
-    def _close(self) -> None:
-        self._done.append(self._hash.hexdigest())
-        self._hash, self._left = hashlib.sha256(), self._size
-
-    def digests(self) -> tuple[str, ...]:
-        if self._left < self._size:
-            self._close()
-        return tuple(self._done)
-
-
-class _Slab:
-    """Plaintext and ciphertext of some segments, and the hashing that must end before they are used again."""
-
-    def __init__(self, size: int) -> None:
-        self.plain = np.empty(size, np.uint8).data
-        self.cipher = np.empty(size, np.uint8).data
-        self.busy: list[Future[None]] = []
-
-    def wait(self) -> None:
-        for future in self.busy:
-            future.result()
-        self.busy = []
-
-
 def _write(
     chunks: Iterable[bytes | bytearray | memoryview],
     header: bytes,
     encryptor: PayloadEncryptor,
     descriptor: int,
+    *,
+    digest: bool,
     workers: int,
-) -> tuple[tuple[str, ...], str]:
-    geometry, feed = encryptor.geometry, _Feed(chunks, header)
-    parts, whole = _Parts(part_size(geometry.ciphertext_length)), hashlib.sha256()
-    slabs = [_Slab(min(_SLAB, geometry.segments) * SEGMENT) for _ in range(_SLABS if workers > 1 else 1)]
+) -> tuple[tuple[str, ...], str | None]:
+    geometry, feed = encryptor.geometry, Feed(chunks, header)
+    parts, whole = PartDigests(part_size(geometry.ciphertext_length)), hashlib.sha256()
+    slabs = [Slab(min(_SLAB, geometry.segments) * SEGMENT) for _ in range(_SLABS if workers > 1 else 1)]
     with ExitStack() as stack:
         # One thread each: a lane hashes its slabs in the order in which they were handed over.
-        lanes = [stack.enter_context(ThreadPoolExecutor(1)) for _ in range(2)] if workers > 1 else []
+        lanes = [stack.enter_context(Lane(threaded=workers > 1)) for _ in range(2)]
         for turn, first in enumerate(range(0, geometry.segments, _SLAB)):
             slab = slabs[turn % len(slabs)]
             slab.wait()
             plain, cipher = _encrypt(feed, encryptor, first, slab)
-            if lanes:
-                slab.busy = [lanes[0].submit(whole.update, plain), lanes[1].submit(parts.update, cipher)]
-                _write_all(descriptor, cipher)
-            else:
-                _write_all(descriptor, cipher)
-                whole.update(plain)
-                parts.update(cipher)
+            slab.busy = [lanes[0].submit(parts.update, cipher)]
+            if digest:
+                slab.busy.append(lanes[1].submit(whole.update, plain))
+            _write_all(descriptor, cipher)
         feed.finish()
         for slab in slabs:
             slab.wait()
-    return parts.digests(), whole.hexdigest()
+    return parts.digests(), whole.hexdigest() if digest else None
 
 
 def _encrypt(feed: _Feed, encryptor: PayloadEncryptor, first: int, slab: _Slab) -> tuple[memoryview, memoryview]:
