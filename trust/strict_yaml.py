@@ -66,14 +66,17 @@ def read_regular_file(path: Path, *, limit: int, what: str, follow: bool = True)
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     if not follow and path.is_symlink():
-        raise MalformedError(f"a symbolic link where a {what} belongs", where=path.name)
+        raise MalformedError(f"a symbolic link where a {what} belongs", where=ascii(path.name))
     descriptor = os.open(path, flags)
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise MalformedError(f"not a regular file, so not a {what}", where=path.name)
-        data = file.read(limit + 1)
+            raise MalformedError(f"not a regular file, so not a {what}", where=ascii(path.name))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
-        raise MalformedError(f"a {what} of more than {limit} bytes", where=path.name)
+        raise MalformedError(f"a {what} of more than {limit} bytes", where=ascii(path.name))
     return data
 
 

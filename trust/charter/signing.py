@@ -22,10 +22,11 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from .. import dsse
-from ..documents import Document, Signed, open_document, parse_document, sign
+from ..documents import Signed, open_document, parse_document, sign
 from ..errors import CharterError, MalformedError, SignatureError
-from ..identifiers import Digest, Identifier, Identity, Time, sha256
+from ..identifiers import Digest, sha256
 from ..keys.signing import Signer, VerifyingKey
+from ..messages import Message
 from .members import Statements, sign_keys, verify_members
 from .model import Charter
 
@@ -49,15 +50,12 @@ _NONE: Statements = MappingProxyType({})
 _HEX = frozenset("0123456789abcdef")
 
 
-class CharterSignature(Document):
+class CharterSignature(Message):
     """One member's word for one charter."""
 
     KIND: ClassVar[str] = "charter-signature"
 
-    federation: Identifier
     charter: Digest
-    identity: Identity
-    time: Time
 
 
 @dataclass(frozen=True, slots=True)
