@@ -10,7 +10,7 @@ touched.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -52,7 +52,10 @@ class OptimizerConfig(_Named):
 
 
 class SchedulerConfig(_Named):
-    """The learning-rate schedule inside one round, stepped after every epoch."""
+    """The learning-rate schedule; torch's own parameters."""
+
+    step: Literal["epoch", "round"] = "epoch"
+    """Step after every epoch and start anew in every round, or step once a round."""
 
 
 class LossConfig(_Named):

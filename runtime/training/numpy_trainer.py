@@ -62,6 +62,8 @@ class NumpyLinearTrainer:
         velocity = {name: np.zeros_like(value) for name, value in state.items()}
         x, y = self._flat(data)
         losses = [self._epoch(state, velocity, x, y, seed, epoch, n) for epoch, n in enumerate(self._plan(len(x)))]
+        if not all(np.isfinite(value).all() for value in state.values()):
+            raise TrainingFailedError("a parameter is not finite", remedy="Lower the learning rate, or clip gradients.")
         seconds = time.monotonic() - started
         return TrainingResult(state, {"loss": losses[-1]}, len(x), self.device, seconds)
 

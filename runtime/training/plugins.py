@@ -26,8 +26,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..config import LoaderConfig, PluginConfig
 from ...errors import CountersealError
+from ..config import LoaderConfig, PluginConfig
 from ..errors import PluginError, TrainingFailedError
 from .seam import SiteData
 

@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from ..config import PluginConfig, RunConfig
 from ...errors import CountersealError
+from ..config import PluginConfig, RunConfig
 from ..errors import TrainingError
 from .metrics import METRICS
 from .plugins import entry_point_names, load_plugin
