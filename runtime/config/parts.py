@@ -26,6 +26,7 @@ from pydantic import (
 
 from ...trust.documents import Model
 from ...trust.identifiers import Digest, Identifier
+from ...trust.keys.passphrase import PassphraseSource
 
 __all__ = [
     "Config",
@@ -86,6 +87,12 @@ class PassphraseConfig(Config):
         if sum(source is not None for source in (self.file, self.environment, self.command)) != 1:
             raise ValueError("name exactly one of file, environment, command")
         return self
+
+    def source(self) -> PassphraseSource:
+        """Return the source that a key folder takes."""
+        return PassphraseSource(
+            file=None if self.file is None else str(self.file), environment=self.environment, command=self.command
+        )
 
 
 class DirectoryStoreConfig(Config):

@@ -5,10 +5,9 @@
 - `fashion-mnist`: 28 x 28 articles of clothing, 10 classes, from the four IDX files of the original in a local folder.
 
 Each comes with a central test split that no site gets. Preprocessing uses constants that are public and written here,
-never
-statistics of a site's rows: grey levels are divided by their known maximum, and the 30 measurements are standardised with
-means and deviations of the whole public dataset, rounded to three digits. In a federation of your own, take such constants
-from the literature, or pay for them from the budget.
+never statistics of a site's rows: grey levels are divided by their known maximum, and the 30 measurements are
+standardised with means and deviations of the whole public dataset, rounded to three digits. In a federation of your
+own, take such constants from the literature, or pay for them from the budget.
 
 Nothing is downloaded.
 """

@@ -63,7 +63,7 @@ def build_optimizer(config: OptimizerConfig, model: nn.Module) -> optim.Optimize
 def build_scheduler(
     config: SchedulerConfig | None, optimizer: optim.Optimizer, round_number: int
 ) -> lr_scheduler.LRScheduler | None:
-    """Return the schedule, already at ``round_number`` (from 1) if it is one over rounds.
+    """Return the schedule, already ``round_number`` steps (from 0) ahead if it is one over rounds.
 
     Raises:
         TrainingError: an unknown name or parameter; it lists the known ones.
@@ -81,7 +81,7 @@ def build_scheduler(
         with warnings.catch_warnings():
             # torch warns because these steps come before the optimiser's: they were taken in earlier rounds.
             warnings.simplefilter("ignore", UserWarning)
-            for _ in range(round_number - 1):
+            for _ in range(round_number):
                 found.step()
     return found
 

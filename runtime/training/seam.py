@@ -95,7 +95,8 @@ class Trainer(Protocol):
     def train(self, parameters: Mapping[str, Array], *, seed: int, round_number: int) -> TrainingResult:
         """Return the parameters after one round on the site's data, starting from ``parameters``.
 
-        ``seed`` is the run's; the trainer mixes in the round (from 1) and its site (`derive_seed`).
+        ``seed`` is the run's; ``round_number`` the version it starts from (from 0). The trainer mixes in the
+        round and its site (`derive_seed`).
 
         Raises:
             TrainingError: names, shapes or dtypes differ from the model's, or there is no data. No data was touched.

@@ -48,7 +48,7 @@ class TorchTrainer:
             metric.name: registry.build("metric", metric.name, metric.parameters) for metric in config.metrics
         }
         optimizer = build_optimizer(config.optimizer, self._model(0))  # so that a wrong name fails before the run
-        build_scheduler(config.scheduler, optimizer, 1)
+        build_scheduler(config.scheduler, optimizer, 0)
 
     @property
     def device(self) -> str:
