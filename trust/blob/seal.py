@@ -173,7 +173,7 @@ def _write(
     return parts.digests(), whole.hexdigest() if digest else None
 
 
-def _encrypt(feed: _Feed, encryptor: PayloadEncryptor, first: int, slab: _Slab) -> tuple[memoryview, memoryview]:
+def _encrypt(feed: Feed, encryptor: PayloadEncryptor, first: int, slab: Slab) -> tuple[memoryview, memoryview]:
     geometry = encryptor.geometry
     stop = min(first + _SLAB, geometry.segments)
     base, origin = geometry.plain(first)[0], first * SEGMENT
