@@ -27,13 +27,25 @@ from . import dsse
 from .charter.signing import CharterSignature
 from .documents import Signed, open_document, parse_document
 from .enrolment import OpenedEnrolment, SealedEnrolment
-from .errors import MailboxError, TrustError
+from .errors import MailboxError, TrustError, UnknownKeyError
 from .identifiers import sha256
 from .keys.signing import VerifyingKey
+from .keys.validity import KeyHistory
 from .messages import Approval, Enrolment, Evidence, Message, Quarantine, Recovery, Revocation, Rotation
 from .strict_yaml import read_regular_file
 
-__all__ = ["KINDS", "LIMIT", "Mailbox", "Opener", "Received", "Resolver", "file_name", "read_message", "write_message"]
+__all__ = [
+    "KINDS",
+    "LIMIT",
+    "Mailbox",
+    "Opener",
+    "Received",
+    "Resolver",
+    "file_name",
+    "keys_at",
+    "read_message",
+    "write_message",
+]
 
 LIMIT: Final = 512 << 10
 """Bytes of the largest message: evidence holds two whole leaves."""
@@ -55,6 +67,18 @@ Opener: TypeAlias = Callable[[bytes], OpenedEnrolment]
 
 _NAME = re.compile(r"(?:[a-z0-9][a-z0-9_-]{0,63}\.)?([a-z][a-z-]{0,39})\.counterseal\.json")
 _MOST = 1000
+
+
+def keys_at(history: KeyHistory, at: int) -> Resolver:
+    """Return the resolver of the ``sign`` keys that are in force at index ``at`` of the log."""
+
+    def resolve(identity: str, key_id: str) -> VerifyingKey:
+        key = history.key(identity, "sign", key_id, at=at)
+        if not isinstance(key, VerifyingKey):
+            raise UnknownKeyError(f"{identity} has no sign key {key_id[:16]}")
+        return key
+
+    return resolve
 
 
 def file_name(kind: str, name: str = "") -> str:

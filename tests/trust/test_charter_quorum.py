@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
+
 from counterseal.trust.charter.quorum import Quorum
 from counterseal.trust.errors import CharterError
 

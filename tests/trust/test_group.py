@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from counterseal.trust.errors import MalformedError
 from counterseal.trust.group import Authorizer, Decision, Role, RosterAuthorizer, load_roster
 from counterseal.trust.identifiers import sha256
-from hypothesis import given
-from hypothesis import strategies as st
 
 ROSTER = """\
 group: heart

@@ -21,18 +21,22 @@ site means founding a new federation: the arithmetic leaves nothing else.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from ..errors import CharterError
+from ..documents import Signed
+from ..errors import CharterError, KeyFault, UnknownKeyError
 from ..identifiers import sha256
 from ..keys.sealing import SealSuite
+from ..keys.statement import KeyStatement
+from ..keys.validity import KeyHistory
 from .members import MemberStatements, Statements, sign_keys, verify_members
 from .model import Charter
 from .quorum import Quorum
 from .signing import SignedCharter, open_signature, read_charter, require_signers
 
-__all__ = ["Amendment", "apply_amendment", "threshold"]
+__all__ = ["Amendment", "apply_amendment", "statements_in_force", "threshold"]
 
 _STRENGTH: Final[dict[SealSuite, int]] = {"P384": 0, "MLKEM768_X25519": 1, "MLKEM1024_P384": 2}
 
@@ -63,18 +67,21 @@ def apply_amendment(
     *,
     effective_index: int,
     now: int,
-    current: Statements | None = None,
+    history: KeyHistory | None = None,
 ) -> Amendment:
     """Return the amendment of ``old`` that ``raw`` and its signatures make, in force from leaf ``effective_index``.
 
-    ``current`` are the key statements in force, where members have rotated since ``old``.
+    ``history`` are the keys as the log names them; without it, those of ``old`` are taken to be in force.
 
     Raises:
         CharterError: it does not follow ``old``, weakens it, or lacks a signature it needs; names the field or the party.
     """
     new, digest = read_charter(raw), sha256(raw)
     _require_successor(old, new, effective_index)
-    members = verify_members(new, now=now, known=old.statements if current is None else current)
+    known = old.statements if history is None else statements_in_force(history, new, effective_index)
+    members = verify_members(new, now=now, known=known)
+    if history is not None:
+        _require_valid(history, new, members, known, effective_index)
     keys = sign_keys(members.by_identity)
     found = tuple(open_signature(one, new, digest, keys, now=now) for one in signatures)
     require_signers(found, _must_sign(old.charter, new, members))
@@ -89,6 +96,34 @@ def apply_amendment(
     before, after = _identities(old.charter), _identities(new)
     charter = SignedCharter(new, digest, raw, found, members.by_identity, effective_index)
     return Amendment(charter, approved, after - before, before - after, members.recovered)
+
+
+def statements_in_force(history: KeyHistory, charter: Charter, at: int) -> Statements:
+    """Return the last statement that the log names for each member of ``charter`` that has one: what it must follow."""
+    found: dict[str, Signed[KeyStatement]] = {}
+    for member in charter.members:
+        with suppress(UnknownKeyError):
+            found[member.identity] = history.statement(member.identity, at)
+    return found
+
+
+def _require_valid(
+    history: KeyHistory, charter: Charter, members: MemberStatements, known: Statements, at: int
+) -> None:
+    # A revoked key neither votes nor names its heir, and no charter carries it on; a recovery needs none of the old.
+    for number, member in enumerate(charter.members):
+        statement = known.get(member.identity)
+        if statement is None or member.identity in members.recovered:
+            continue
+        unchanged = statement.digest == members.by_identity[member.identity].digest
+        try:
+            for entry in statement.document.keys:
+                if unchanged or entry.use == "sign":
+                    history.key(member.identity, entry.use, entry.key.key_id, at=at)
+        except KeyFault as error:
+            raise CharterError(
+                error.what, where=f"members.{number}.statement", remedy="Recover or remove it."
+            ) from error
 
 
 def _require_successor(old: SignedCharter, new: Charter, effective_index: int) -> None:
