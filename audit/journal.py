@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,31 +127,37 @@ def _read(data: bytes, where: str) -> tuple[list[Batch], int]:
     at = 0
     while at < len(data):
         header = _parse(data, at)
-        end = at + _HEADER.size + header[2] if header else len(data)
+        if header and header[0] != at:
+            raise _damaged(at, where)  # whole, but not written here: the file was cut or spliced
+        end = at + _HEADER.size + header[3] if header else len(data)
         batch = _batch(data, at, header) if header else None
         if header is None or batch is None:
             if end < len(data) or _later_header(data, at):
-                raise LogCorruptError(
-                    f"the acknowledged batch at byte {at} of the journal is damaged",
-                    where=where,
-                    remedy="Restore the file from the disk's backup; nothing was changed.",
-                )
+                raise _damaged(at, where)
             return batches, at
         batches.append(batch)
         at = end
     return batches, at
 
 
-def _parse(data: bytes, at: int) -> tuple[int, int, int, bytes] | None:
+def _damaged(at: int, where: str) -> LogCorruptError:
+    return LogCorruptError(
+        f"the acknowledged batch at byte {at} of the journal is damaged",
+        where=where,
+        remedy="Restore the file from the disk's backup; nothing was changed.",
+    )
+
+
+def _parse(data: bytes, at: int) -> tuple[int, int, int, int, bytes] | None:
     head = data[at : at + _HEADER.size]
     if len(head) < _HEADER.size or hashlib.sha256(head[:-16]).digest()[:16] != head[-16:]:
         return None
     magic, offset, first, count, length, digest, _ = _HEADER.unpack(head)
-    return (first, count, length, digest) if magic == _MAGIC and offset == at else None
+    return (offset, first, count, length, digest) if magic == _MAGIC else None
 
 
-def _batch(data: bytes, at: int, header: tuple[int, int, int, bytes]) -> Batch | None:
-    first, count, length, digest = header
+def _batch(data: bytes, at: int, header: tuple[int, int, int, int, bytes]) -> Batch | None:
+    _, first, count, length, digest = header
     body = data[at + _HEADER.size : at + _HEADER.size + length]
     if len(body) != length or hashlib.sha256(body).digest() != digest:
         return None
@@ -162,10 +168,9 @@ def _batch(data: bytes, at: int, header: tuple[int, int, int, bytes]) -> Batch |
 
 
 def _later_header(data: bytes, at: int) -> bool:
-    return any(_parse(data, place) is not None for place in _places(data, at + 1))
-
-
-def _places(data: bytes, start: int) -> Iterator[int]:
-    while (start := data.find(_MAGIC, start)) >= 0:
-        yield start
-        start += 1
+    # A leaf may hold the bytes of a header, but not of one that names the place where the leaf happens to lie.
+    while (at := data.find(_MAGIC, at + 1)) >= 0:
+        header = _parse(data, at)
+        if header and header[0] == at:
+            return True
+    return False
