@@ -117,7 +117,8 @@ class Source:
             node = _Plain(text).get_single_node()
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            raise self._problem((mark.line if mark else 0) + 1, error.problem or "not YAML") from None
+            what = ", ".join(text for text in (error.context, error.problem) if text)
+            raise self._problem((mark.line if mark else 0) + 1, what or "not YAML") from None
         except yaml.YAMLError:
             raise self._problem(1, "holds a character that YAML does not allow") from None
         except RecursionError:
