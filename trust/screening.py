@@ -80,6 +80,7 @@ Flag: TypeAlias = Literal[
 ]
 
 _ENOUGH: Final = 4
+_MEMORY: Final = 16
 _NORMAL: Final = 1.4826  # the MAD of a normal distribution times this is its standard deviation
 _ROUNDING: Final = 1.0 + 2.0**-16
 _NO_LAYER: Final = 2.0**-20  # a layer's part of the norm below this counts as this: frozen layers have no logarithm
@@ -151,7 +152,7 @@ class Thresholds:
     """Cosine of two sketches above which two updates are near-duplicates."""
     spread_floor: float = 0.1
     """Least scale, in log norm and in cosine: differences of 10 % are never far, however alike the others are."""
-    memory: int = 16
+    memory: int = _MEMORY
     """How many of a site's last updates are its past."""
     persistence: int = 2
     """A flag is persistent if at least so many of the site's last three updates carried it, too."""
@@ -177,7 +178,7 @@ class History:
         *,
         step_norm: float | None,
         committed: bool = True,
-        memory: int = Thresholds.memory,
+        memory: int = _MEMORY,
     ) -> History:
         """Return the history once a round over ``candidates`` is over; ``step_norm`` is that of the step it made."""
         seen, past = dict(self.seen), dict(self.past)
