@@ -177,7 +177,7 @@ class DirectoryStore(_Folder):
             self._tree.discard(grant.upload)
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Yield the keys that start with ``prefix``, in order."""
+        """Yield the keys that start with ``prefix``, in no promised order."""
         return self._tree.keys(check_prefix(prefix))
 
     def delete(self, key: str) -> None:

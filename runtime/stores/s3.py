@@ -208,7 +208,7 @@ class S3Store:
             return
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Yield the keys that start with ``prefix``, in order."""
+        """Yield the keys that start with ``prefix``, in no promised order."""
         above = f"{self.place.prefix}/" if self.place.prefix else ""
         wanted = above + check_prefix(prefix)
         token: dict[str, Any] = {}

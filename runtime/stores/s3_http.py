@@ -196,6 +196,11 @@ class Connection:
         except (self._urllib3.exceptions.HTTPError, OSError) as error:
             # Only the kind: the library's own text carries the URL, and a chained error would carry that text.
             kind = type(error).__name__
+            untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
+        if untrusted:
+            raise StoreSetupError(
+                "the endpoint's certificate is not trusted", where=key, remedy="Check store.endpoint_url and store.ca_file."
+            )
         raise StoreUnavailableError(
             f"no answer from the store ({kind})", where=key, remedy="Check the network and the store's endpoint."
         )

@@ -99,7 +99,7 @@ class ObjectStore(Protocol):
         """Forget an upload that was not completed. What is complete stays."""
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Yield the keys that start with ``prefix``, in order."""
+        """Yield the keys that start with ``prefix``, in no promised order."""
 
     def delete(self, key: str) -> None:
         """Remove the object, present or not: only for retention, after the dispute window."""
