@@ -55,7 +55,7 @@ def raw_of(schema: Schema) -> bytes:
 def test_the_library_reads_what_we_write(schema: Schema) -> None:
     arrays, raw = arrays_of(schema), raw_of(schema)
     assert len(raw) == schema.total_bytes
-    found = dict(safetensors.deserialize(raw))
+    found = dict(safetensors.deserialize(raw))  # type: ignore[no-untyped-call]
     assert found.keys() == {spec.name for spec in schema.tensors}
     for spec in schema.tensors:
         assert found[spec.name]["dtype"] == spec.dtype

@@ -250,12 +250,14 @@ class PlaintextStream:
     def _skip_header(self, schema: Schema) -> None:
         length = len(schema.header())
         self._advance()
-        head: bytearray | memoryview = self._rest
-        if length > len(self._rest):
-            head = bytearray(self._rest)
-            while len(head) < length:
-                self._advance()
-                head += self._rest[: length - len(head)]
-            length -= len(head) - len(self._rest)
+        if length <= len(self._rest):
+            check_header(schema, self._rest)  # the whole segment, so that a longer header can be explained
+            self._rest = self._rest[length:]
+            return
+        head = bytearray(self._rest)
+        while len(head) < length:
+            self._advance()
+            piece = self._rest[: length - len(head)]
+            head += piece
+            self._rest = self._rest[len(piece) :]
         check_header(schema, head)
-        self._rest = self._rest[length:]
