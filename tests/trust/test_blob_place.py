@@ -253,7 +253,7 @@ def test_a_rewrap_opens_beside_its_original(world: World, blobs: dict[str, Seale
     server = world.signers["server"].public
     trusted = read_manifest(handed.raw, place=place, sender=server, now=NOW, recipients=[outsider.public.key_id])
     raw = open_blob(trusted, payload, outsider, SCHEMA, original=original.manifest).read()
-    assert decode(SCHEMA, raw.data)["norm.steps"] == 3
+    assert decode(SCHEMA, raw)["norm.steps"] == 3
     with pytest.raises(RecipientError):
         open_blob(trusted, payload, world.openers["auditor"], SCHEMA, original=original.manifest)
     with pytest.raises(RecipientError):

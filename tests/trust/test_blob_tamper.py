@@ -54,8 +54,8 @@ def test_parts_segments_and_digest_agree_for_any_workers(world: World, big: Seal
     with FileSource(big.path) as source:
         blob = open_blob(big.manifest, source, world.openers["server"], BIG_SCHEMA, workers=workers)
         whole = blob.read()
-        assert hashlib.sha256(whole.data).hexdigest() == big.plaintext_digest
-        assert whole[len(BIG_SCHEMA.header()) :].tobytes() == BIG["flat"].tobytes()
+        assert hashlib.sha256(whole).hexdigest() == big.plaintext_digest
+        assert whole[len(BIG_SCHEMA.header()) :] == BIG["flat"].tobytes()
         with blob.stream(digest=True) as stream:
             pieces, sizes = bytearray(), iter([1, 7, SEGMENT, 3 * SEGMENT + 5, 0, *[5 * SEGMENT] * 9])
             for size in sizes:
@@ -145,7 +145,7 @@ def test_stored_bytes_cannot_be_moved_cut_or_extended(world: World, big: Sealed,
     }
     for name, (payload, expected) in attacks.items():
         with pytest.raises(expected):
-            pytest.fail(f"{name}: {opened(world, big, payload, workers).read().size} bytes opened")
+            pytest.fail(f"{name}: {opened(world, big, payload, workers).read().nbytes} bytes opened")
 
 
 def test_a_part_of_another_blob_of_the_same_sender_is_refused(world: World, big: Sealed, tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ def test_every_suite_seals_and_opens(world: World, tmp_path: Path, suite: Any) -
     key = OpeningKey.generate(suite)
     place = world.place(SMALL_SCHEMA, suite=suite)
     sealed = seal_chunks(world, [GOOD], tmp_path / "blob", place=place, recipients=[key.public], digest=False)
-    assert open_blob(sealed.manifest, BytesSource(sealed.path.read_bytes()), key, SMALL_SCHEMA).read().data == GOOD
+    assert open_blob(sealed.manifest, BytesSource(sealed.path.read_bytes()), key, SMALL_SCHEMA).read() == GOOD
     with pytest.raises(BlobError, match="without a digest"):
         assert sealed.plaintext_digest
 
@@ -393,7 +393,7 @@ def test_a_producer_may_reuse_its_buffer(world: World, tmp_path: Path) -> None:
     sealed = seal_chunks(world, reusing(), tmp_path / "blob", schema=schema, place=place, workers=2)
     assert sealed.plaintext_digest == hashlib.sha256(plaintext).hexdigest()
     blob = open_blob(sealed.manifest, BytesSource(sealed.path.read_bytes()), world.openers["server"], schema)
-    assert blob.read().data == plaintext
+    assert blob.read() == plaintext
 
 
 def test_no_secret_is_in_file_manifest_or_repr(world: World, small: Sealed) -> None:

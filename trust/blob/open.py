@@ -30,7 +30,6 @@ from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from ...parameters import Schema, check_header
 from ..documents import Signed
@@ -87,8 +86,8 @@ class Opened:
     binding: bytes
     workers: int = 1
 
-    def read(self) -> npt.NDArray[np.uint8]:
-        """Return the whole plaintext (header and tensors, uint8[n], read-only) after all of it was verified.
+    def read(self) -> memoryview:
+        """Return the whole plaintext (header and tensors, read-only) after all of it was verified; see `parameters.decode`.
 
         Raises:
             PartDigestError: stored bytes differ from the manifest.
@@ -105,7 +104,7 @@ class Opened:
                 index += 1
         check_header(self.schema, view)
         whole.flags.writeable = False
-        return whole
+        return whole.data
 
     def stream(self, *, digest: bool = False) -> PlaintextStream:
         """Return the tensors' bytes as a stream that is provisional until finished; ``digest`` adds a SHA-256 pass."""
