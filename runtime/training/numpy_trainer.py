@@ -61,7 +61,8 @@ class NumpyLinearTrainer:
         state = {name: np.array(value, np.float32) for name, value in parameters.items()}
         velocity = {name: np.zeros_like(value) for name, value in state.items()}
         x, y = self._flat(data)
-        losses = [self._epoch(state, velocity, x, y, seed, epoch, n) for epoch, n in enumerate(self._plan(len(x)))]
+        with np.errstate(all="ignore"):  # overflow is found by the loss and the parameters, which must be finite
+            losses = [self._epoch(state, velocity, x, y, seed, epoch, n) for epoch, n in enumerate(self._plan(len(x)))]
         if not all(np.isfinite(value).all() for value in state.values()):
             raise TrainingFailedError("a parameter is not finite", remedy="Lower the learning rate, or clip gradients.")
         seconds = time.monotonic() - started
@@ -71,8 +72,9 @@ class NumpyLinearTrainer:
         """Return ``loss`` and the run's metrics; see `seam.Trainer`."""
         self._check(parameters)
         x, y = self._flat(self._context.require(split))
-        scores = _scores(parameters, x)
-        found = {"loss": _finite(self._loss(scores, y)[0])}
+        with np.errstate(all="ignore"):
+            scores = _scores(parameters, x)
+            found = {"loss": _finite(self._loss(scores, y)[0])}
         try:
             measured = {name: metric(scores.astype(np.float64), y) for name, metric in self._metrics.items()}
         except (ValueError, IndexError, TypeError) as error:
@@ -147,8 +149,7 @@ class NumpyLinearTrainer:
 
 
 def _scores(parameters: Mapping[str, Array], x: Array) -> Array:
-    with np.errstate(all="ignore"):  # overflow is found by the loss, which must be finite
-        return np.asarray(x @ parameters["linear.weight"].T + parameters["linear.bias"])
+    return np.asarray(x @ parameters["linear.weight"].T + parameters["linear.bias"])
 
 
 def _finite(loss: float) -> float:

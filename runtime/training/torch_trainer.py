@@ -96,7 +96,7 @@ class TorchTrainer:
         for epoch, batches in enumerate(plan(config, len(data))):
             if epoch < progress.epochs:
                 continue
-            loss = self._epoch(model, optimizer, x, y, derive_seed(seed, "epoch", epoch), batches)
+            loss = self._epoch(model, optimizer, x, y, seed, epoch, batches)
             step_scheduler(config.scheduler, scheduler, loss)
             progress = Progress(epoch + 1, (*progress.losses, loss))
             if checkpoints is not None:
@@ -110,14 +110,15 @@ class TorchTrainer:
         x: torch.Tensor,
         y: torch.Tensor,
         seed: int,
+        epoch: int,
         batches: int,
     ) -> float:
         config = self._context.trainer
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         count = 0
         model.train()
-        with numerics(self._device, seed):
-            for rows in epoch_batches(seed, 0, len(x), config.batch_size, batches):
+        with numerics(self._device, derive_seed(seed, "epoch", epoch)):
+            for rows in epoch_batches(seed, epoch, len(x), config.batch_size, batches):
                 chosen = torch.from_numpy(rows).to(self._device)
                 optimizer.zero_grad(set_to_none=True)
                 losses = self._losses(model(x[chosen]), y[chosen])
