@@ -22,6 +22,7 @@ from ..trust.documents import Document, Model, Signed, open_document, parse_docu
 from ..trust.dsse import read
 from ..trust.errors import MalformedError
 from ..trust.identifiers import Digest, Identifier, Identity, Text, Time
+from ..trust.keys.sealing import SealSuite
 from ..trust.keys.signing import VerifyingKey
 from ..trust.tickets import TicketKind
 
@@ -153,8 +154,10 @@ class RunStart(RunEvent):
     config: dict[str, Any]
     schema_digest: Digest
     rule: Identifier
+    parameters: dict[str, Any]
+    """The rule's parameters: every commit of the run names the same."""
     model: Digest
-    suite: Identifier
+    suite: SealSuite
     seal_key: Annotated[str, StringConstraints(max_length=8192)]
     """The run's KEM public key, base64: signing this event is how the server certifies it."""
     environment: Digest
@@ -165,6 +168,8 @@ class RoundOpen(RunEvent):
 
     type: Literal["round.open"] = "round.open"
     version: Version
+    attempt: Annotated[int, Field(ge=0, le=1000)]
+    """Which try at this version: an aborted round may be opened again."""
     parent: Digest
     manifest: Digest
     participants: tuple[Identity, ...]
@@ -304,6 +309,7 @@ class RoundAbort(RunEvent):
 
     type: Literal["round.abort"] = "round.abort"
     version: Version
+    attempt: Annotated[int, Field(ge=0, le=1000)]
     reason: Code
     excluded: tuple[Excluded, ...]
 

@@ -5,6 +5,13 @@ RuntimeFault
 ├── TrainingError               a trainer, model, loss or metric that cannot be built; no data was touched
 │   ├── TrainingFailedError     training failed after data was touched: the one code `site_failed`
 │   └── PluginError             a plug-in that is missing, not approved, or not what was approved
+├── JournalError                another process holds the state folder
+├── TransportError              a pipe or service between server and site broke its protocol
+├── RunError                    a run that cannot be started or resumed as asked
+├── SiteError                   why a site gives no receipt
+│   ├── SiteHaltedError         it saw a fork or an equivocation, and waits for a person
+│   ├── ConsistencyNeededError  the delivery's proof begins at another checkpoint than the site's last
+│   └── UnsettledError          the log does not account for what this site answered before
 └── StoreError                  the object store
     ├── StoreUnavailableError   no answer, or an answer that asks to come again (`retryable`)
     ├── StoreSetupError         the store cannot be used as configured: missing extra, wrong address, refused credentials
@@ -121,3 +128,49 @@ class PluginError(TrainingError):
     """A plug-in that is missing, not approved, or not what was approved."""
 
     code = "plugin"
+
+
+class JournalError(RuntimeFault):
+    """Another process holds the state folder."""
+
+    code = "journal"
+
+
+class TransportError(RuntimeFault):
+    """A pipe or service between server and site broke its protocol."""
+
+    code = "transport"
+
+
+class RunError(RuntimeFault):
+    """A run that cannot be started or resumed as asked."""
+
+    code = "run"
+
+
+class SiteError(RuntimeFault):
+    """Why a site gives no receipt."""
+
+    code = "site"
+
+
+class SiteHaltedError(SiteError):
+    """The site saw a fork or an equivocation, and waits for a person."""
+
+    code = "halted"
+
+
+class ConsistencyNeededError(SiteError):
+    """The delivery's proof begins at another checkpoint than the site's last one, which has ``size`` leaves."""
+
+    code = "consistency_needed"
+
+    def __init__(self, size: int) -> None:
+        super().__init__(f"this site's last checkpoint has {size} leaves", where="delivery.consistency_from")
+        self.size = size
+
+
+class UnsettledError(SiteError):
+    """The log does not account for what this site answered before."""
+
+    code = "unsettled"

@@ -23,7 +23,7 @@ from pathlib import Path
 from ...durable import Probe, silent
 from ..errors import GrantError, ObjectExistsError, ObjectMissingError, ObjectTooLargeError, WrongLengthError
 from .grants import Grant, GrantPart, check_key, check_prefix, split
-from .sources import check_source, copy_into, same_bytes
+from .sources import check_source, copy_into, same_bytes, same_objects
 from .tree import FileSource, Tree, faults
 
 __all__ = ["DirectoryGrantClient", "DirectoryStore"]
@@ -215,10 +215,9 @@ class DirectoryStore(_Folder):
         self._tree.discard(grant.upload)
 
     def _settle(self, grant: Grant, descriptor: int) -> None:
-        """Decide about a taken key: our own draft, linked before a crash, is success; another file is not."""
-        with self._tree.read(grant.key) as stored:
-            ours, there = os.fstat(descriptor), stored.status()
-            if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
+        """Decide about a taken key: the same bytes, from before a crash or an earlier delivery, are success."""
+        with self._tree.read(grant.key) as stored, FileSource(os.dup(descriptor), grant.key) as ours:
+            if not same_objects(ours, stored):
                 raise ObjectExistsError("the key was taken by another upload", where=grant.key)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,11 +39,12 @@ from .grants import MULTIPART_ABOVE, PARTS, Grant, GrantPart, check_key, check_p
 from .s3_client import S3GrantClient, S3Source
 from .s3_http import Answer, Patience, check_answer, quieten
 from .s3_place import S3Place
-from .sources import same_bytes, source_length, viewed
+from .sources import holds_parts, same_bytes, source_length, viewed
 
 __all__ = ["S3Store"]
 
 T = TypeVar("T")
+_MD5 = re.compile(r"[0-9a-f]{32}")
 _WEEK = 7 * 24 * 3600  # the longest that Signature V4 allows
 _SOON = 900
 
@@ -314,13 +316,29 @@ class S3Store:
                     IfNoneMatch="*",
                 ),
             )
-        except ObjectExistsError:
-            # A completion of ours whose answer was lost leaves no open upload; anything else is another's object.
-            if self._listed(grant) is not None:
+        except (ObjectExistsError, ObjectMissingError, GrantError) as error:
+            if self._listed(grant) is None:
+                return  # a completion of ours whose answer was lost leaves no open upload
+            if not isinstance(error, ObjectExistsError) or not self._settled(grant, parts):
                 raise
-        except (ObjectMissingError, GrantError):
-            if self._listed(grant) is not None:
-                raise
+            self.abort(grant)
+
+    def _settled(self, grant: Grant, parts: Sequence[Any]) -> bool:
+        """Tell whether a taken key holds the bytes of this upload, stored under an earlier grant.
+
+        By the bound digests of the parts; without them by S3's own ETag (MD5 over the parts' MD5s), which is enough
+        here: the first object stays in any case, and its readers verify it.
+        """
+        if all(part.sha256 for part in grant.parts):
+            with self.open(grant.key) as stored:
+                return holds_parts(grant, stored)
+        tags = [str(part["ETag"]).strip('"') for part in parts]
+        if not all(_MD5.fullmatch(tag) for tag in tags):
+            return False
+        whole = hashlib.md5(b"".join(bytes.fromhex(tag) for tag in tags), usedforsecurity=False).hexdigest()
+        name = self.place.full_key(grant.key)
+        head = self._call(grant.key, lambda: self._s3.head_object(Bucket=self.place.bucket, Key=name))
+        return str(head["ETag"]).strip('"') == f"{whole}-{len(tags)}"
 
     def _see(self, grant: Grant) -> None:
         found = self.length(grant.key)

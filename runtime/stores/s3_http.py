@@ -199,7 +199,9 @@ class Connection:
             untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
         if untrusted:
             raise StoreSetupError(
-                "the endpoint's certificate is not trusted", where=key, remedy="Check store.endpoint_url and store.ca_file."
+                "the endpoint's certificate is not trusted",
+                where=key,
+                remedy="Check store.endpoint_url and store.ca_file.",
             )
         raise StoreUnavailableError(
             f"no answer from the store ({kind})", where=key, remedy="Check the network and the store's endpoint."

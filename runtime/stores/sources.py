@@ -14,7 +14,7 @@ from ..errors import StoreUnavailableError, WrongDigestError, WrongLengthError
 from .grants import Grant
 from .seam import RangedSource
 
-__all__ = ["check_source", "copy_into", "same_bytes", "source_length", "viewed"]
+__all__ = ["check_source", "copy_into", "holds_parts", "same_bytes", "same_objects", "source_length", "viewed"]
 
 _CHUNK = 1 << 20
 _COPY_ELSEWHERE = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF}
@@ -82,6 +82,32 @@ def same_bytes(source: bytes | Path, stored: RangedSource) -> bool:
             stored.read_into(start, buffer[:size])
             if buffer[:size] != view[start : start + size]:
                 return False
+    return True
+
+
+def same_objects(one: RangedSource, other: RangedSource) -> bool:
+    """Tell whether two stored objects hold the same bytes."""
+    if one.length != other.length:
+        return False
+    left, right = (memoryview(bytearray(min(_CHUNK, max(1, one.length)))) for _ in range(2))
+    for start in range(0, one.length, _CHUNK):
+        size = min(_CHUNK, one.length - start)
+        one.read_into(start, left[:size])
+        other.read_into(start, right[:size])
+        if left[:size] != right[:size]:
+            return False
+    return True
+
+
+def holds_parts(grant: Grant, stored: RangedSource) -> bool:
+    """Tell whether every part of ``stored`` has the digest that ``grant`` binds; False where it binds none."""
+    if stored.length != grant.length:
+        return False
+    buffer = memoryview(bytearray(max(1, max(part.length for part in grant.parts))))
+    for part in grant.parts:
+        stored.read_into(part.offset, buffer[: part.length])
+        if hashlib.sha256(buffer[: part.length]).hexdigest() != part.sha256:
+            return False
     return True
 
 

@@ -1,0 +1,109 @@
+"""The journal: what a party has decided, kept through any crash.
+
+One SQLite table of (key, JSON value) in write-ahead mode with ``synchronous=FULL``: a value is durable when the call returns.
+The state machines above it are plain code made of steps: `once(key, make)` runs ``make`` unless an earlier life of the process
+already did, and returns the recorded value either way. So intent stands before side effect, randomness and clock readings
+are drawn once, and a restart walks the same path to where it stopped.
+
+One process at a time: a lock on a file beside the table refuses a second one. Not handled here: what the steps mean.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..durable import Probe, make_folder, silent
+from .errors import JournalError
+
+__all__ = ["Journal"]
+
+
+class Journal:
+    """Durable memory of one party."""
+
+    def __init__(self, path: Path, *, probe: Probe = silent) -> None:
+        make_folder(path.parent)
+        self._probe = probe
+        self._lock = _lock(path.with_suffix(".lock"))
+        self._table = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self._table.execute("PRAGMA journal_mode=WAL")
+        self._table.execute("PRAGMA synchronous=FULL")
+        self._table.execute(
+            "CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
+        )
+
+    def get(self, key: str) -> Any:
+        """Return the value recorded under ``key``, or None."""
+        row = self._table.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put(self, key: str, value: Any) -> None:
+        """Record ``value``, in place of what was there."""
+        self._write("INSERT INTO facts VALUES (?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value", key, value)
+
+    def put_many(self, values: dict[str, Any]) -> None:
+        """Record several values at once: all or none."""
+        self._probe("journal.write")
+        self._table.execute("BEGIN IMMEDIATE")
+        try:
+            self._table.executemany(
+                "INSERT INTO facts VALUES (?, ?) ON CONFLICT(key) DO UPDATE SET value = excluded.value",
+                [(key, json.dumps(value)) for key, value in values.items()],
+            )
+        except BaseException:
+            self._table.execute("ROLLBACK")
+            raise
+        self._table.execute("COMMIT")
+        self._probe("journal.done")
+
+    def once(self, key: str, make: Callable[[], Any]) -> Any:
+        """Return what is recorded under ``key``; if nothing is, record what ``make`` returns."""
+        found = self.get(key)
+        if found is None:
+            found = make()
+            self._write("INSERT INTO facts VALUES (?, ?)", key, found)
+        return found
+
+    def remove(self, key: str) -> None:
+        """Forget ``key``."""
+        self._probe("journal.write")
+        self._table.execute("DELETE FROM facts WHERE key = ?", (key,))
+        self._probe("journal.done")
+
+    def items(self, prefix: str) -> Iterator[tuple[str, Any]]:
+        """Yield (key, value) for the keys that begin with ``prefix``, in order."""
+        rows = self._table.execute(
+            "SELECT key, value FROM facts WHERE key >= ? AND key < ? ORDER BY key", (prefix, prefix + "\U0010ffff")
+        ).fetchall()
+        for key, value in rows:
+            yield key, json.loads(value)
+
+    def close(self) -> None:
+        """Release the table and its lock."""
+        self._table.close()
+        os.close(self._lock)
+
+    def _write(self, statement: str, key: str, value: Any) -> None:
+        self._probe("journal.write")
+        self._table.execute(statement, (key, json.dumps(value)))
+        self._probe("journal.done")
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise JournalError(
+            "another process is at work on this state folder",
+            where=str(path.parent),
+            remedy="Wait for it or stop it; two processes would decide twice.",
+        ) from None
+    return descriptor

@@ -1,0 +1,29 @@
+"""Where objects lie in the store. The keys are ours: no part of them comes from a peer."""
+
+from __future__ import annotations
+
+__all__ = ["answer_key", "global_manifest_key", "global_payload_key", "update_payload_key"]
+
+
+def global_payload_key(run: str, version: int) -> str:
+    """Return the key of the sealed model of ``version``.
+
+    >>> global_payload_key("digits-1", 3)
+    'runs/digits-1/versions/000003/payload'
+    """
+    return f"runs/{run}/versions/{version:06d}/payload"
+
+
+def global_manifest_key(run: str, version: int) -> str:
+    """Return the key of that model's manifest."""
+    return f"runs/{run}/versions/{version:06d}/manifest"
+
+
+def update_payload_key(run: str, ticket: str) -> str:
+    """Return the key of the sealed update that answers ``ticket`` (a digest)."""
+    return f"runs/{run}/updates/{ticket}/payload"
+
+
+def answer_key(run: str, ticket: str) -> str:
+    """Return the key of the answer object beside the update."""
+    return f"runs/{run}/updates/{ticket}/answer"

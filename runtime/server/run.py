@@ -1,0 +1,279 @@
+"""A whole run: start, rounds, release, end. Resumed from wherever an earlier life of the server stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...audit.events import ModelRelease, Place, RunEnd
+from ...errors import CountersealError
+from ...parameters import Schema, decode, encode
+from ...trust.screening import Candidate, History, Verdict
+from ..config import RunConfig
+from ..delivery import ANSWER_BYTES, Grants
+from ..errors import RunError
+from ..places import answer_key
+from ..progress import RoundDone, RunDone, RunStarted
+from ..training.seam import Array
+from ..transports.seam import Arrival
+from .admission import Admitted
+from .models import Models
+from .office import Office, RunFile
+from .quorum import Quorums
+from .receipts import file_receipt, read_answer
+from .round import Round, RoundEnd, ticket_issue
+from .start import start_run
+from .tickets import Counter, Issued
+
+__all__ = ["RunResult", "run_to_end"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """How a run ended."""
+
+    run: str
+    outcome: str
+    versions: int
+    """Commits made."""
+    model: str
+    """Digest of the last version."""
+    witnessed: bool
+    cosigners: tuple[str, ...]
+    leaves: int
+    checkpoint: str
+    reason: str = ""
+    final: Mapping[str, Mapping[str, Any]] | None = None
+
+
+def run_to_end(office: Office, config: RunConfig, parameters: Mapping[str, Array]) -> RunResult:
+    """Run ``config`` from version 0 = ``parameters`` (or from where it stopped) to its end.
+
+    Raises:
+        RunError: the run's name is taken by another configuration, or no quorum is ready to witness its start.
+    """
+    model = hashlib.sha256(b"".join(encode(Schema.of(dict(parameters)), parameters))).hexdigest()
+    file = start_run(office, config, parameters, model)
+    models = Models(office, file)
+    models.seal_first(parameters, office.parties.charter.sites)
+    if models.digest(0) != file.start.model:
+        raise RunError("version 0 is not the model that run.start names", where="run.start")
+    return _Run(office, file, models).play()
+
+
+class _Run:
+    def __init__(self, office: Office, file: RunFile, models: Models) -> None:
+        self._office = office
+        self._file = file
+        self._models = models
+        self._counter = Counter(office, file, models)
+        self._quorums = Quorums(office, file, self._counter)
+        self._run = file.start.run
+        self._final: dict[str, Mapping[str, Any]] = {}
+
+    def play(self) -> RunResult:
+        office, config = self._office, self._file.config
+        office.publish()
+        sites = office.parties.charter.sites
+        elements = sum(spec.size for spec in self._file.schema.tensors)
+        office.observe(RunStarted(self._run, sites, config.rounds, elements, self._file.start.suite))
+        reason = "" if self._quorums.collect("start", self._file.index, 0) is not None else "no_quorum_at_start"
+        version, history = 0, History()
+        while not reason and version < config.rounds:
+            end, history = self._version(version, history)
+            if not end.committed:
+                reason = end.reason
+                break
+            version += 1
+        return self._end(version, reason)
+
+    def _version(self, version: int, history: History) -> tuple[RoundEnd, History]:
+        """Play attempts at the version after ``version`` until one commits or the retries are spent."""
+        office, config = self._office, self._file.config
+        end = RoundEnd(False, "not_played", ())
+        for attempt in range(config.retries + 1):
+            started = time.monotonic()
+            witnessed = self._witnessed(version)
+            if witnessed is None:
+                return RoundEnd(False, "no_quorum", ()), history
+            played = Round(office, self._file, self._models, self._counter, version, attempt, history)
+            over = office.journal.get(f"{self._run}/over/{version}/{attempt}")
+            end = played.play(witnessed) if over is None else _replayed(over)
+            record = office.journal.once(
+                f"{self._run}/over/{version}/{attempt}", lambda end=end, played=played: played.record(end)
+            )
+            history = _fold(history, version, record)
+            if over is None:
+                self._report(version, end, time.monotonic() - started)
+            if end.committed:
+                break
+        return end, history
+
+    def _witnessed(self, version: int) -> int | None:
+        """Return a cosigned checkpoint that holds the leaf which made the version before ``version``."""
+        index = self._file.index if version < 2 else self._office.notary.step(f"{self._run}/commit/{version - 2}")
+        if index is None:
+            return None
+        return self._quorums.collect(f"before/{version}", index, version)
+
+    def _report(self, version: int, end: RoundEnd, seconds: float) -> None:
+        office = self._office
+        evaluation: Mapping[str, float] = {}
+        made = version + 1 if end.committed else version
+        if end.committed and office.evaluator is not None and self._file.config.evaluation.server:
+            evaluation = office.evaluator.evaluate(self.parameters(made))
+        office.observe(
+            RoundDone(
+                version,
+                end.committed,
+                end.reason,
+                end.sites,
+                self._models.digest(made),
+                seconds,
+                office.notary.log.size,
+                evaluation,
+            )
+        )
+
+    def parameters(self, version: int) -> dict[str, Array]:
+        """Return the parameters of ``version``, in memory."""
+        opened = self._models.open(version)
+        try:
+            return {name: np.array(value) for name, value in decode(self._file.schema, opened.read()).items()}
+        finally:
+            opened.source.close()  # type: ignore[attr-defined]
+
+    # The end
+
+    def _end(self, version: int, reason: str) -> RunResult:
+        office, run = self._office, self._run
+        cosigners: tuple[str, ...] = ()
+        made = self._file.index if version == 0 else office.notary.step(f"{run}/commit/{version - 1}")
+        witnessed = None if made is None else self._quorums.collect("end", made, version, everybody=True)
+        if witnessed is not None:
+            cosigners = tuple(sorted(self._quorums.cosigners(witnessed)))
+            if version > 0:
+                self._release(version, witnessed, cosigners)
+        office.notary.record(
+            f"{run}/end",
+            lambda: RunEnd(
+                **office.about(run),
+                version=version,
+                model=self._models.digest(version),
+                outcome="aborted" if reason else "completed",
+                witnessed=witnessed is not None,
+            ),
+        )
+        now = office.publish()
+        self._models_done()
+        result = RunResult(
+            run=run,
+            outcome="aborted" if reason else "completed",
+            versions=version,
+            model=self._models.digest(version),
+            witnessed=witnessed is not None,
+            cosigners=cosigners,
+            leaves=now.size,
+            checkpoint=office.notary.log.cosigned_at(now.size).decode(),
+            reason=reason,
+            final=dict(self._final),
+        )
+        office.observe(
+            RunDone(
+                run,
+                result.outcome,
+                version,
+                result.model,
+                result.witnessed,
+                cosigners,
+                now.size,
+                result.checkpoint,
+                self._final,
+            )
+        )
+        return result
+
+    def _models_done(self) -> None:
+        for key, data in self._office.notary.log.mirror():
+            self._office.store.put(f"log/{key}".lower(), data)
+
+    def _release(self, version: int, size: int, witnesses: tuple[str, ...]) -> None:
+        """Log the release under the quorum's checkpoint, then give the final model to every member."""
+        office, run = self._office, self._run
+        recipients = tuple(site for site in self._models.sites(version) if office.gate.ask(site, "site").allowed)
+        office.notary.record(
+            f"{run}/release",
+            lambda: ModelRelease(
+                **office.about(run),
+                version=version,
+                model=self._models.digest(version),
+                manifest=self._models.manifest_digest(version),
+                checkpoint=Place(size=size, root=office.notary.log.root(size).hex()),
+                witnesses=witnesses,
+                recipients=recipients,
+            ),
+        )
+        seconds = min(self._file.config.round_seconds, office.parties.charter.limits.ticket_seconds)
+        deadline = office.journal.once(f"{run}/receive", lambda: office.clock() + seconds)
+        tickets = {site: self._counter.issue("receive", site, "receive", version, seconds) for site in recipients}
+        office.notary.record_all(
+            {f"issue/{one.digest}": lambda one=one: ticket_issue(office, one) for one in tickets.values()}  # type: ignore[misc]
+        )
+        waiting = {ticket.digest: ticket for ticket in tickets.values()}
+        for ticket in tickets.values():
+            self._hand_over(ticket, size, waiting)
+        while waiting and office.clock() < deadline:
+            for arrival in office.transport.poll(1.0):
+                self._received(arrival, waiting, size)
+
+    def _hand_over(self, ticket: Issued, size: int, waiting: dict[str, Issued]) -> None:
+        office, stored = self._office, answer_key(self._run, ticket.digest)
+        if office.store.length(stored) is not None:
+            self._received(
+                Arrival(ticket.order.site, ticket.digest, office.store.get(stored, limit=ANSWER_BYTES)), waiting, size
+            )
+            return
+        grants = self._counter.grants(ticket, self._file.schema, upload=False)
+        grants = Grants(manifest=grants.manifest, payload=grants.payload, answer=grants.answer)
+        delivery = self._counter.deliver(ticket, grants=grants, witnessed=size)
+        office.transport.dispatch(ticket.order.site, ticket.digest, delivery)
+
+    def _received(self, arrival: Arrival, waiting: dict[str, Issued], size: int) -> None:
+        ticket = waiting.pop(arrival.ticket, None)
+        if ticket is None or arrival.answer is None:
+            return
+        try:
+            answer = read_answer(arrival.answer)
+            if answer.fault is not None:
+                if answer.fault.code == "consistency_needed" and answer.fault.witness_size is not None:
+                    seen = min(answer.fault.witness_size, self._office.notary.log.size)
+                    self._office.journal.put(f"seen/{arrival.site}", seen)
+                    waiting[arrival.ticket] = ticket
+                    self._hand_over(ticket, size, waiting)
+                return
+            self._final[arrival.site] = file_receipt(self._office, self._run, ticket, answer).metrics
+        except CountersealError:
+            return
+
+
+def _replayed(record: Mapping[str, Any]) -> RoundEnd:
+    return RoundEnd(bool(record["committed"]), str(record["reason"]), ())
+
+
+def _fold(history: History, version: int, record: Mapping[str, Any]) -> History:
+    """Return the screening history after a round that is over; the same from the journal as from memory."""
+    candidates: list[Candidate] = []
+    verdicts: dict[str, Verdict] = {}
+    for value in record["updates"]:
+        found = Admitted.from_json(value["admitted"])
+        candidate = found.candidate()
+        if candidate is None or candidate.statistics.sketch == ():
+            continue
+        candidates.append(candidate)
+        verdicts[found.site] = Verdict(tuple(value["reasons"]), tuple(value["flags"]))
+    return history.after(candidates, verdicts, step_norm=None, committed=bool(record["committed"]))

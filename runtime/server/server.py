@@ -1,0 +1,159 @@
+"""The server: one collaborator's part in running a federation. It holds no site's trust beyond what the log shows.
+
+A `Server` opens its journal and log, logs the federation's creation once, and runs runs. Everything that it decides is in the
+journal before it is done and in the log before it counts, so `run` may be called again after any crash.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ...audit.events import FederationCreate, MemberAdd
+from ...audit.log import Log
+from ...durable import Probe, create_file, make_folder, silent
+from ...trust.charter.signing import SignedCharter
+from ...trust.errors import CustodyError
+from ...trust.group import Authorizer
+from ...trust.identifiers import sha256
+from ...trust.keys.member import MemberKeys
+from ...trust.keys.validity import KeyHistory
+from ..config import RunConfig
+from ..journal import Journal
+from ..parties import Parties
+from ..progress import Observer, ignore
+from ..stores.seam import ObjectStore
+from ..training.seam import Array, Trainer
+from ..transports.seam import Transport
+from .gate import Gate
+from .notary import Notary
+from .office import Office
+from .run import RunResult, run_to_end
+
+__all__ = ["Server"]
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+class Server:
+    """The federation's server. Not thread-safe; a context manager."""
+
+    def __init__(
+        self,
+        *,
+        charter: SignedCharter,
+        keys: MemberKeys,
+        state: Path,
+        log: Path,
+        store: ObjectStore,
+        authorizer: Authorizer,
+        transport: Transport,
+        clock: Callable[[], int] = _now,
+        observe: Observer = ignore,
+        probe: Probe = silent,
+    ) -> None:
+        """Open the server's folders.
+
+        Raises:
+            JournalError, LogBusyError: another process is at work on them.
+            CustodyError: ``keys`` are not the ones that the charter names for its server.
+            LogCorruptError: the log folder contradicts itself.
+        """
+        self._charter = charter
+        self._transport = transport
+        identity = charter.charter.server
+        if keys.checkpoint is None or keys.key_ids != charter.statements[identity].document.key_ids:
+            raise CustodyError("these are not the keys that the charter names for its server", where=identity)
+        make_folder(state, 0o700)
+        self._journal = Journal(state / "server.sqlite", probe=probe)
+        try:
+            self._log = Log.open(log, charter.charter.log_origin, keys.checkpoint, probe=probe)
+        except BaseException:
+            self._journal.close()
+            raise
+        notary = Notary(self._log, self._journal, keys.signer)
+        history = KeyHistory.from_charter(charter.charter.federation, charter.statements.values())
+        self._office = Office(
+            identity=identity,
+            parties=Parties(charter, history),
+            keys=keys,
+            journal=self._journal,
+            notary=notary,
+            gate=Gate(authorizer, notary, charter.charter.federation, identity, clock),
+            store=store,
+            transport=transport,
+            clock=clock,
+            observe=observe,
+            spool=make_folder(state / "spool", 0o700),
+            probe=probe,
+        )
+        self._objects = make_folder(log / "objects")
+        self._authorizer = authorizer
+
+    def run(self, config: RunConfig, parameters: Mapping[str, Array], *, evaluator: Trainer | None = None) -> RunResult:
+        """Run ``config`` from ``parameters`` to its end, or go on with it where an earlier life stopped.
+
+        Raises:
+            RunError: the run's name is taken by another configuration.
+            StoreError: the store does not answer; call again.
+        """
+        self._create_federation()
+        office = self._office
+        if evaluator is not None:
+            office = Office(**{**office.__dict__, "evaluator": evaluator})
+        return run_to_end(office, config, parameters)
+
+    @property
+    def log(self) -> Log:
+        """The transparency log, for reading."""
+        return self._log
+
+    def close(self) -> None:
+        """End the transport and release the folders."""
+        self._transport.close()
+        self._log.close()
+        self._journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _create_federation(self) -> None:
+        charter, office = self._charter.charter, self._office
+        self._keep(self._charter.raw)
+        signatures = tuple(self._keep(signed.raw) for signed in self._charter.signatures)
+        for statement in self._charter.statements.values():
+            self._keep(statement.raw)
+        about = {"federation": charter.federation, "actor": office.identity}
+        source = office.gate.ask(office.identity, "server").source
+        steps: dict[str, Callable[[], FederationCreate | MemberAdd]] = {
+            "federation": lambda: FederationCreate(
+                **about, time=office.clock(), charter=self._charter.digest, signatures=signatures, authorizer=source
+            )
+        }
+        for member in charter.members:
+            steps[f"member/{member.identity}"] = lambda member=member: MemberAdd(  # type: ignore[misc]
+                **about,
+                time=office.clock(),
+                identity=member.identity,
+                roles=member.roles,
+                statement=self._charter.statements[member.identity].digest,
+            )
+        office.notary.record_all(steps)
+
+    def _keep(self, raw: bytes) -> str:
+        """Put a canonical object beside the log, under its digest."""
+        digest = sha256(raw)
+        path = self._objects / f"{digest}.json"
+        if not path.exists():
+            create_file(path, raw, step="log.object", probe=self._office.probe)
+        return digest

@@ -1,0 +1,222 @@
+"""What a site checks before it believes a delivery. Bytes in, a trusted `Verified` out; no file, no clock, no network.
+
+The obligations, in the order of the code:
+
+ 1. the checkpoint is signed by the log key that the charter names, for the charter's origin, and is consistent with the last
+    one that this site saw; otherwise the log forked or went back, and both notes are evidence;
+ 2. every leaf in the delivery is included in that checkpoint;
+ 3. every leaf is signed by the key of the actor that it names, valid at its index, in this federation;
+ 4. no leaf names this site with a key statement that this site did not make;
+ 5. the run was started under this charter, and never differently from what this site saw before;
+ 6. the ticket is in the log (`ticket.issue`), and for work on a model so is its round, with this site among the participants and
+    the same parent and manifest;
+ 7. the model is the one that the chain of commits made: `run.start` for version 0, `aggregate.commit` of the version before;
+ 8. a quorum of sites cosigned a checkpoint that holds the leaf which made the version before (for `receive`: this version);
+ 9. every ticket that this site answered is settled by the log: its own receipt verbatim, the verdict on it, and, if it counted,
+    the commit that names it, with a coefficient that opens the commitment and is the one that rule and charter give.
+
+Checked elsewhere: the ticket's signature, address and time (`trust.tickets`), its sequence number (`site`), the blob
+(`trust.blob`), group membership of the server (`site`), the run's configuration (`runtime.config`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from ...audit.checkpoint import Checkpoint
+from ...audit.errors import QuorumError
+from ...audit.events import (
+    AggregateCommit,
+    Event,
+    KeyRotate,
+    MemberAdd,
+    ModelRelease,
+    RoundOpen,
+    RunStart,
+    TicketIssue,
+    open_event,
+    peek_event,
+)
+from ...audit.merkle import leaf_hash, require_inclusion
+from ...audit.witness import WitnessState, advance
+from ...trust.documents import Signed
+from ...trust.errors import EquivocationError, MisaddressedTicketError, TicketError, UnloggedTicketError
+from ...trust.tickets import Ticket
+from ..delivery import Delivery, LeafProof
+from ..parties import Parties
+from .settlement import Settlement, settlements
+from .state import OpenTicket
+
+__all__ = ["Standing", "Verified", "verify_delivery"]
+
+E = TypeVar("E", bound=Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a site knows before it reads a delivery."""
+
+    identity: str
+    parties: Parties
+    statements: frozenset[str]
+    """Digests of the key statements that this site made."""
+    witness: WitnessState
+    run_leaf: str | None
+    """The run.start leaf accepted before, for the ticket's run."""
+    open_tickets: tuple[OpenTicket, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A delivery that a site may act on."""
+
+    ticket: Signed[Ticket]
+    run: RunStart
+    run_leaf: str
+    opened: RoundOpen | None
+    witness: WitnessState
+    settlements: tuple[Settlement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaves:
+    """The delivery's leaves after obligations 2 and 3, by index in the log."""
+
+    signed: Mapping[int, Signed[Event]]
+
+    def one(self, kind: type[E], what: str, **fields: object) -> tuple[int, E]:
+        """Return the only leaf of ``kind`` whose fields are these."""
+        found = [
+            (index, leaf.document)
+            for index, leaf in self.signed.items()
+            if isinstance(leaf.document, kind)
+            and all(getattr(leaf.document, name) == value for name, value in fields.items())
+        ]
+        if not found:
+            raise UnloggedTicketError(f"the delivery does not prove {what}", where="delivery leaves")
+        if len(found) > 1:
+            raise EquivocationError(f"the log holds {what} more than once", where="delivery leaves")
+        return found[0]
+
+
+def verify_delivery(delivery: Delivery, ticket: Signed[Ticket], standing: Standing) -> Verified:
+    """Return what the site may believe of ``delivery``; the obligations are numbered in the module's docstring.
+
+    Raises:
+        AuditError: the checkpoint, a proof or the quorum fails.
+        TicketError, SignatureError, MalformedError: a leaf is missing, forged, contradictory or for another place.
+    """
+    order = ticket.document
+    parties = standing.parties
+    witness, checkpoint = _checkpoint(delivery, standing)  # 1
+    leaves = _leaves(delivery.leaves, checkpoint, parties)  # 2, 3
+    _refuse_foreign_keys(leaves, standing)  # 4
+    run_index, run = _run(leaves, order, standing)  # 5
+    opened = _ticket(leaves, ticket)  # 6
+    made = {0: run_index} | {
+        leaf.document.version + 1: index
+        for index, leaf in leaves.signed.items()
+        if isinstance(leaf.document, AggregateCommit) and leaf.document.run == order.run
+    }
+    _model(leaves, order, run, opened, made)  # 7
+    _quorum(delivery, checkpoint, order, made, parties)  # 8
+    settled = settlements(
+        delivery.settled, leaves.signed, standing.open_tickets, standing.identity, run, parties.charter.weights
+    )  # 9
+    return Verified(ticket, run, leaves.signed[run_index].raw.decode(), opened, witness, settled)
+
+
+def _checkpoint(delivery: Delivery, standing: Standing) -> tuple[WitnessState, Checkpoint]:
+    proof = _hashes(delivery.consistency)
+    note = delivery.checkpoint.encode()
+    witness = advance(standing.witness, note, proof, standing.parties.log_key)
+    return witness, Checkpoint(standing.witness.origin, witness.size, witness.root)
+
+
+def _leaves(proofs: Sequence[LeafProof], checkpoint: Checkpoint, parties: Parties) -> _Leaves:
+    signed: dict[int, Signed[Event]] = {}
+    for item in sorted(proofs, key=lambda proof: proof.index):
+        raw = item.leaf.encode()
+        require_inclusion(leaf_hash(raw), item.index, checkpoint.size, _hashes(item.proof), checkpoint.root)
+        event = peek_event(raw)
+        if event.federation != parties.charter.federation:
+            raise MisaddressedTicketError("a leaf of another federation", where=f"leaf {item.index}")
+        signed[item.index] = open_event(raw, parties.signing_key(raw, event.actor, at=item.index))
+    return _Leaves(signed)
+
+
+def _refuse_foreign_keys(leaves: _Leaves, standing: Standing) -> None:
+    for index, leaf in leaves.signed.items():
+        event = leaf.document
+        names_me = isinstance(event, MemberAdd | KeyRotate) and event.identity == standing.identity
+        if names_me and event.statement not in standing.statements:  # type: ignore[attr-defined]
+            raise EquivocationError(
+                "the log names this site with keys that it did not make",
+                where=f"leaf {index}",
+                remedy="Stop taking part and tell the other members' officers; the evidence is kept.",
+            )
+
+
+def _run(leaves: _Leaves, order: Ticket, standing: Standing) -> tuple[int, RunStart]:
+    index, run = leaves.one(RunStart, f"the start of run {order.run}", run=order.run)
+    parties = standing.parties
+    if run.actor != parties.charter.server or run.charter != parties.digest:
+        raise MisaddressedTicketError("the run was not started by this charter's server under this charter")
+    if standing.run_leaf is not None and standing.run_leaf.encode() != leaves.signed[index].raw:
+        raise EquivocationError(f"run {order.run} was started twice, differently", where=f"leaf {index}")
+    return index, run
+
+
+def _ticket(leaves: _Leaves, ticket: Signed[Ticket]) -> RoundOpen | None:
+    order = ticket.document
+    _, issue = leaves.one(TicketIssue, "that this ticket was issued", ticket=ticket.digest)
+    expected = (order.run, order.version, order.site, order.seq, order.kind, order.not_after)
+    if (issue.run, issue.version, issue.site, issue.seq, issue.kind, issue.not_after) != expected:
+        raise UnloggedTicketError("the log describes this ticket differently", where=f"ticket {ticket.digest[:16]}")
+    if order.kind != "train":
+        return None
+    _, opened = leaves.one(RoundOpen, "that the round is open", run=order.run, version=order.version)
+    if opened.parent != order.parent or opened.manifest != order.work.manifest:
+        raise UnloggedTicketError("the ticket's model is not the one of its round", where="round.open")
+    if order.site not in opened.participants:
+        raise UnloggedTicketError("the round does not name this site as a participant", where="round.open")
+    return opened
+
+
+def _model(leaves: _Leaves, order: Ticket, run: RunStart, opened: RoundOpen | None, made: Mapping[int, int]) -> None:
+    if order.kind == "witness":
+        return
+    if order.version not in made:
+        raise UnloggedTicketError(f"the delivery does not prove how version {order.version} was made")
+    maker = leaves.signed[made[order.version]].document
+    output = maker.output if isinstance(maker, AggregateCommit) else run.model
+    if output != order.parent:
+        raise UnloggedTicketError("the ticket's model is not the one that the last commit made", where="ticket.parent")
+    if order.kind == "receive":
+        _, release = leaves.one(ModelRelease, "the release of the model", run=order.run)
+        if release.model != order.parent or order.site not in release.recipients:
+            raise UnloggedTicketError("the release is of another model, or not for this site", where="model.release")
+
+
+def _quorum(
+    delivery: Delivery, checkpoint: Checkpoint, order: Ticket, made: Mapping[int, int], parties: Parties
+) -> None:
+    if order.kind == "witness":  # witness tickets collect the quorum: they cannot require it
+        return
+    version = order.version if order.kind == "receive" else max(order.version - 1, 0)
+    if version not in made:
+        raise UnloggedTicketError(f"the delivery does not prove how version {version} was made")
+    if delivery.witnessed is None:
+        raise QuorumError("the delivery shows no cosigned checkpoint", remedy="The server collects cosignatures first.")
+    parties.require_quorum(
+        delivery.witnessed.note.encode(), _hashes(delivery.witnessed.consistency), checkpoint, holds=made[version]
+    )
+
+
+def _hashes(values: Sequence[str]) -> tuple[bytes, ...]:
+    try:
+        return tuple(bytes.fromhex(value) for value in values)
+    except ValueError:
+        raise TicketError("a proof is not hexadecimal", where="delivery") from None

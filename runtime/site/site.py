@@ -1,0 +1,314 @@
+"""A site: takes deliveries, believes nothing unproven, does the work once, answers the same thing for ever.
+
+The order of an answer, and why a crash between any two steps is harmless:
+
+ 1. signature and address of the ticket; a ticket answered before is answered with the stored receipt, and its stored bytes are
+    sent again if the delivery grants that: nothing is computed twice;
+ 2. time and place: each sequence number once, rising; another ticket in a taken place is evidence;
+ 3. the proofs (`checks`), then the new checkpoint is remembered: before its cosignature can leave;
+ 4. the server is an active member of the group, by this site's own authority;
+ 5. the ticket is accepted (journal), earlier ones are settled;
+ 6. the work (`work`): a crash here loses the sealing root, so the work is done again and nothing had left;
+ 7. the receipt is signed and recorded together with the fate that is still open; from here on the answer never changes;
+ 8. upload, the answer object in the store, the answer.
+
+A fork or an equivocation halts the site: it keeps the evidence and takes nothing more until a person has looked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from ...audit.errors import ForkError
+from ...audit.events import Place as LogPlace
+from ...audit.events import ReceiptFile
+from ...audit.witness import cosign
+from ...durable import Probe, silent
+from ...errors import CountersealError
+from ...trust.canonical import canonical, parse
+from ...trust.charter.signing import SignedCharter
+from ...trust.documents import Signed, sign
+from ...trust.dsse import read
+from ...trust.errors import EquivocationError, ExpiredTicketError, NotAuthorizedError, ReplayedTicketError
+from ...trust.group import Authorizer
+from ...trust.identifiers import sha256
+from ...trust.keys.member import MemberKeys
+from ...trust.keys.validity import KeyHistory
+from ...trust.tickets import Ticket, open_ticket
+from ..config import RunConfig
+from ..delivery import ANSWER_BYTES, DELIVERY_LIMIT, Answer, Delivery, Fault, Opening
+from ..environment import environment_digest
+from ..errors import ConsistencyNeededError, ObjectExistsError, SiteHaltedError
+from ..parties import Parties
+from ..stores.seam import GrantClient
+from ..training.seam import Trainer
+from .checks import Standing, Verified, verify_delivery
+from .state import SiteState
+from .work import Done, Workshop, metrics_commitment
+
+__all__ = ["Site"]
+
+_log = logging.getLogger(__name__)
+
+
+class Site:
+    """One institution's runtime. Not thread-safe: one delivery at a time."""
+
+    def __init__(
+        self,
+        *,
+        identity: str,
+        charter: SignedCharter,
+        keys: MemberKeys,
+        state: Path,
+        store: GrantClient,
+        authorizer: Authorizer,
+        trainers: Callable[[RunConfig], Trainer],
+        clock: Callable[[], int],
+        probe: Probe = silent,
+    ) -> None:
+        """Open the site's state; ``trainers`` builds the trainer of a run, beside this site's data.
+
+        Raises:
+            JournalError: another process is at work on ``state``.
+        """
+        self.identity = identity
+        self._keys = keys
+        self._store = store
+        self._authorizer = authorizer
+        self._clock = clock
+        self._parties = Parties(
+            charter, KeyHistory.from_charter(charter.charter.federation, charter.statements.values())
+        )
+        self._state = SiteState(state, probe=probe)
+        self._workshop = Workshop(
+            identity, self._parties, keys, store, trainers, self._state.spool, self._state.models, clock, probe
+        )
+
+    def handle(self, delivery: bytes) -> bytes:
+        """Return the answer to a delivery, as JSON; what a peer sent never makes this raise."""
+        ticket: str | None = None
+        try:
+            found = Delivery.from_json(parse(delivery, limit=DELIVERY_LIMIT, what="delivery"))
+            ticket = sha256(read(found.ticket.encode()).payload)
+            answer = self._answer(found)
+        except ConsistencyNeededError as error:
+            answer = Answer(ticket=ticket, fault=Fault(code=error.code, witness_size=error.size))
+        except CountersealError as error:
+            _log.warning("refused a delivery: %s", error)
+            answer = Answer(ticket=ticket, fault=Fault(code=error.code))
+        except Exception as error:  # noqa: BLE001 - whatever happens here, the server learns one code and no more
+            _log.error("failed on a delivery: %s", type(error).__name__, exc_info=error)
+            answer = Answer(ticket=ticket, fault=Fault(code="site_failed"))
+        return canonical(answer.model_dump(mode="json"))
+
+    def close(self) -> None:
+        """Release the state folder."""
+        self._state.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _answer(self, delivery: Delivery) -> Answer:
+        if self._state.halted is not None:
+            raise SiteHaltedError(
+                f"this site stopped: {self._state.halted}", remedy="A person must look at its evidence."
+            )
+        ticket = self._open_ticket(delivery.ticket.encode())
+        if self._state.journal.get(f"receipt/{ticket.digest}") is not None:
+            return self._deliver(ticket, delivery)
+        try:
+            self._require_place(ticket)
+            verified = self._verify(delivery, ticket)
+        except (ForkError, EquivocationError) as error:
+            self._halt(error, delivery)
+            raise
+        self._state.see(verified.witness)
+        for settlement in verified.settlements:
+            self._state.settle(ticket.document.run, settlement.ticket, settlement.fate)
+        self._state.accept(ticket, {"leaf": verified.run_leaf})
+        self._receipt(verified, *self._work(verified, delivery))
+        return self._deliver(ticket, delivery)
+
+    def _open_ticket(self, raw: bytes) -> Signed[Ticket]:
+        # Expiry is judged later: a ticket answered in time stays answered.
+        charter = self._parties.charter
+        witness = self._state.witness(charter.log_origin)
+        key = self._parties.current_signing_key(charter.server, at=witness.size)
+        return open_ticket(
+            raw, key, federation=charter.federation, charter=self._parties.digest, site=self.identity, now=0
+        )
+
+    def _require_place(self, ticket: Signed[Ticket]) -> None:
+        order, journal = ticket.document, self._state.journal
+        taken = journal.get(f"place/{order.run}/{order.seq:012d}")
+        if taken is not None and taken != ticket.digest:
+            raise EquivocationError("two different tickets in one place", where=f"{order.run} #{order.seq}")
+        if taken is None and order.seq <= (journal.get(f"seq/{order.run}") or 0):
+            raise ReplayedTicketError("a sequence number below the last one", where=f"{order.run} #{order.seq}")
+        now = self._clock()
+        if now > order.not_after:
+            raise ExpiredTicketError(f"expired {now - order.not_after} seconds ago", where=f"{order.run} #{order.seq}")
+
+    def _verify(self, delivery: Delivery, ticket: Signed[Ticket]) -> Verified:
+        run = ticket.document.run
+        witness = self._state.witness(self._parties.charter.log_origin)
+        if delivery.consistency_from != witness.size:
+            raise ConsistencyNeededError(witness.size)
+        run_leaf = self._state.journal.get(f"run/{run}")
+        statement = self._parties.signed.statements[self.identity].digest
+        return verify_delivery(
+            delivery,
+            ticket,
+            Standing(
+                identity=self.identity,
+                parties=self._parties,
+                statements=frozenset({statement}),
+                witness=witness,
+                run_leaf=None if run_leaf is None else run_leaf["leaf"],
+                open_tickets=self._state.open_tickets(run),
+            ),
+        )
+
+    def _require_server(self) -> None:
+        decision = self._authorizer.check(frozenset({self._parties.charter.server}), "server")
+        if not decision.allowed:
+            raise NotAuthorizedError(
+                f"the server is not an active member of the group ({decision.reason})",
+                where=decision.source,
+                remedy="Ask the group's manager; this site asks again at the next delivery.",
+            )
+
+    def _work(self, verified: Verified, delivery: Delivery) -> tuple[Done, str, str | None]:
+        digest = verified.ticket.digest
+        found = self._state.journal.get(f"work/{digest}")
+        if found is not None:
+            return (
+                Done(**{**found, "metrics": None if found["metrics"] is None else _opening(found["metrics"])}),
+                "done",
+                None,
+            )
+        try:
+            self._require_server()
+            done = self._workshop.do(verified, delivery)
+        except NotAuthorizedError as error:
+            return Done(), "refused", error.code
+        except CountersealError as error:
+            if getattr(error, "retryable", False):
+                raise  # nothing was decided: the server may deliver again
+            _log.warning("could not do ticket %s: %s", digest[:16], error)
+            return Done(), "failed", error.code
+        self._state.journal.put(f"work/{digest}", _as_json(done))
+        return done, "done", None
+
+    def _receipt(self, verified: Verified, done: Done, outcome: str, reason: str | None) -> None:
+        ticket, journal = verified.ticket, self._state.journal
+        order, witness = ticket.document, verified.witness
+        receipt = sign(
+            ReceiptFile(
+                federation=order.federation,
+                actor=self.identity,
+                time=self._clock(),
+                run=order.run,
+                version=order.version,
+                ticket=ticket.digest,
+                seq=order.seq,
+                kind=order.kind,
+                outcome=outcome,
+                reason=reason,
+                manifest=None if done.manifest is None else sha256(read(done.manifest.encode()).payload),
+                checkpoint=LogPlace(size=witness.size, root=witness.root.hex()),
+                cosignature=cosign(witness.checkpoint, self._keys.cosigner, self.identity, self._clock()),
+                metrics=metrics_commitment(done.metrics),
+                model=done.model,
+                environment=environment_digest(),
+                previous=journal.get("last-receipt"),
+            ),
+            self._keys.signer,
+        )
+        journal.put_many(
+            {
+                f"receipt/{ticket.digest}": {**_as_json(done), "receipt": receipt.raw.decode()},
+                "last-receipt": receipt.digest,
+                f"open/{order.run}/{ticket.digest}": {
+                    "digest": ticket.digest,
+                    "version": order.version,
+                    "kind": order.kind,
+                    "outcome": outcome,
+                    "receipt": receipt.raw.decode(),
+                    "manifest": receipt.document.manifest,
+                    "norm": done.norm,
+                },
+            }
+        )
+
+    def _deliver(self, ticket: Signed[Ticket], delivery: Delivery) -> Answer:
+        stored = self._state.journal.get(f"receipt/{ticket.digest}")
+        etags: tuple[str, ...] = ()
+        uploaded = False
+        spooled = self._workshop.spooled(ticket.digest)
+        if delivery.grants.update is not None and stored["manifest"] is not None and spooled.exists():
+            try:
+                etags = self._store.upload(delivery.grants.update, spooled, unchanging=True)
+            except ObjectExistsError:
+                _log.info(
+                    "the update was uploaded before"
+                )  # whose bytes they are, the server checks against the manifest
+            uploaded = True
+        answer = Answer(
+            ticket=ticket.digest,
+            receipt=stored["receipt"],
+            manifest=stored["manifest"],
+            metrics=None if stored["metrics"] is None else _opening(stored["metrics"]),
+            etags=etags,
+            uploaded=uploaded,
+        )
+        if delivery.grants.answer is not None and (uploaded or stored["manifest"] is None):
+            self._store_answer(answer, delivery)
+        return answer
+
+    def _store_answer(self, answer: Answer, delivery: Delivery) -> None:
+        # Without etags, which differ between tries, the same answer is the same bytes: put-once can be repeated.
+        text = canonical(answer.model_copy(update={"etags": ()}).model_dump(mode="json"))
+        if len(text) > ANSWER_BYTES or delivery.grants.answer is None:
+            return
+        try:
+            self._store.upload(delivery.grants.answer, text.ljust(ANSWER_BYTES))
+        except ObjectExistsError:
+            _log.info("the answer was stored before")
+
+    def _halt(self, error: ForkError | EquivocationError, delivery: Delivery) -> None:
+        seen = getattr(error, "seen", b"")
+        self._state.halt(
+            error.code,
+            {
+                "what": error.what,
+                "ticket": delivery.ticket,
+                "checkpoint": delivery.checkpoint,
+                "seen": seen.decode("utf-8", "replace") if isinstance(seen, bytes) else str(seen),
+                "delivery": canonical(delivery.model_dump(mode="json", exclude={"grants"})).decode(),
+            },
+        )
+        _log.error("stopped for good: %s", error)
+
+
+def _as_json(done: Done) -> dict[str, object]:
+    return {
+        "manifest": done.manifest,
+        "norm": done.norm,
+        "metrics": None if done.metrics is None else done.metrics.model_dump(mode="json"),
+        "model": done.model,
+    }
+
+
+def _opening(value: dict[str, object]) -> Opening:
+    return Opening.from_json(value)

@@ -1,0 +1,109 @@
+"""What a site remembers between deliveries, through any crash.
+
+    witness                 the last checkpoint that this site saw (size, root, note): never goes back
+    run/<run>               the run.start leaf and its index
+    seq/<run>               the highest sequence number accepted
+    ticket/<digest>         run, seq, version, kind, envelope of an accepted ticket
+    place/<run>/<seq>       digest of the ticket accepted there
+    work/<digest>           what the work left behind: manifest, norm, metrics, etags (the update's bytes lie in spool/)
+    receipt/<digest>        the signed receipt
+    open/<run>/<digest>     answered, and not yet settled by the log
+    last-receipt            digest of the newest receipt
+    halted                  why this site takes nothing more, until a person looks
+
+A ticket that meets an empty state after enrolment is refused by the caller, since a site that forgot everything would accept a
+replay of everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...audit.witness import WitnessState
+from ...durable import Probe, make_folder, silent
+from ...trust.documents import Signed
+from ...trust.tickets import Ticket
+from ..journal import Journal
+
+__all__ = ["OpenTicket", "SiteState"]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTicket:
+    """A ticket that this site answered and whose fate it has not been shown yet."""
+
+    digest: str
+    version: int
+    kind: str
+    outcome: str
+    receipt: str
+    manifest: str | None
+    norm: float | None
+
+
+class SiteState:
+    """Typed access to a site's journal and spool folder."""
+
+    def __init__(self, folder: Path, *, probe: Probe = silent) -> None:
+        make_folder(folder, 0o700)
+        self.spool = make_folder(folder / "spool", 0o700)
+        self.models = make_folder(folder / "models", 0o700)
+        self.journal = Journal(folder / "site.sqlite", probe=probe)
+
+    def witness(self, origin: str) -> WitnessState:
+        """Return the last checkpoint seen; an empty one pins the charter's origin."""
+        found = self.journal.get("witness")
+        if found is None:
+            return WitnessState.pinned(origin)
+        return WitnessState(origin, found["size"], bytes.fromhex(found["root"]), found["note"].encode())
+
+    def see(self, witness: WitnessState) -> None:
+        """Remember a checkpoint: before its cosignature leaves."""
+        self.journal.put("witness", {"size": witness.size, "root": witness.root.hex(), "note": witness.note.decode()})
+
+    def accept(self, ticket: Signed[Ticket], run_leaf: dict[str, Any]) -> None:
+        """Take a ticket: its place is now taken for ever."""
+        order = ticket.document
+        self.journal.put_many(
+            {
+                f"run/{order.run}": run_leaf,
+                f"seq/{order.run}": order.seq,
+                f"place/{order.run}/{order.seq:012d}": ticket.digest,
+                f"ticket/{ticket.digest}": {
+                    "run": order.run,
+                    "seq": order.seq,
+                    "version": order.version,
+                    "kind": order.kind,
+                    "raw": ticket.raw.decode(),
+                },
+            }
+        )
+
+    def open_tickets(self, run: str) -> tuple[OpenTicket, ...]:
+        """Return the answered tickets of ``run`` whose fate is unknown."""
+        return tuple(OpenTicket(**value) for _, value in self.journal.items(f"open/{run}/"))
+
+    def settle(self, run: str, digest: str, fate: str) -> None:
+        """Close an answered ticket, and drop its spooled update."""
+        value = self.journal.get(f"open/{run}/{digest}")
+        if value is None:
+            return
+        self.journal.put_many({f"settled/{run}/{digest}": {"fate": fate, "version": value["version"]}})
+        self.journal.remove(f"open/{run}/{digest}")
+        (self.spool / f"{digest}.payload").unlink(missing_ok=True)
+
+    @property
+    def halted(self) -> str | None:
+        """Why the site stopped for good, if it did."""
+        found = self.journal.get("halted")
+        return None if found is None else str(found["code"])
+
+    def halt(self, code: str, evidence: dict[str, str]) -> None:
+        """Stop taking anything, and keep the evidence."""
+        self.journal.put("halted", {"code": code, "evidence": evidence})
+
+    def close(self) -> None:
+        """Release the journal."""
+        self.journal.close()

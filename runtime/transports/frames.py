@@ -1,0 +1,34 @@
+"""Frames on a pipe: a decimal length, a line feed, that many bytes. Nothing but JSON is put in them."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from ..delivery import DELIVERY_LIMIT
+from ..errors import TransportError
+
+__all__ = ["read_frame", "write_frame"]
+
+
+def write_frame(stream: BinaryIO, data: bytes) -> None:
+    """Write one frame and flush."""
+    stream.write(b"%d\n" % len(data))
+    stream.write(data)
+    stream.flush()
+
+
+def read_frame(stream: BinaryIO) -> bytes | None:
+    """Return the next frame, or None at the end of the stream.
+
+    Raises:
+        TransportError: not a frame, longer than `DELIVERY_LIMIT`, or cut short.
+    """
+    head = stream.readline(16)
+    if not head:
+        return None
+    if not head.endswith(b"\n") or not head[:-1].isdigit() or int(head) > DELIVERY_LIMIT:
+        raise TransportError("not a frame of this protocol, or too long", where="pipe")
+    data = stream.read(int(head))
+    if len(data) != int(head):
+        raise TransportError("the stream ended in the middle of a frame", where="pipe")
+    return data
