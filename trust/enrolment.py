@@ -54,7 +54,7 @@ class SealedEnrolment(Model):
 
 class _Inside(Model):
     enrolment: Annotated[str, Field(max_length=_LIMIT)]
-    token: Annotated[str, Field(min_length=1, max_length=16_384, repr=False)] | None
+    token: str | None = Field(min_length=1, max_length=16_384, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
