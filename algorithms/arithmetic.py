@@ -25,7 +25,7 @@ the parent's magnitude, an error of up to n/2 units in its last place; this one 
 product and not with zero, so that a sum of negative zeros stays negative zero, as IEEE 754 has it.
 
 NaN and infinity follow IEEE 754 but never enter a model: admission refuses non-finite updates, the parent is finite by
-induction, and `require_finite` refuses an aggregate that overflowed. Hence NaN payloads are not specified.
+induction, and `require_finite` and `narrow` refuse an aggregate that overflowed. Hence NaN payloads are not specified.
 
 Not handled here: binary64 and integer tensors (a model in F64 is refused with a typed error; integer buffers are carried
 from the parent by the caller), and where the coefficients come from (`rule`).
@@ -36,6 +36,7 @@ Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 4.2 (or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
@@ -63,6 +64,9 @@ Rows: TypeAlias = Float32 | Sequence[Float32]
 
 SPAN: Final = 1 << 16
 """Elements worked on at once when the scratch is of `new_scratch`: three spans stay in a core's cache."""
+
+_OVERFLOW: Final = {"F32": math.inf, "F16": 65520.0, "BF16": 2.0**128 - 2.0**119}
+"""The least magnitude that rounds to infinity: half a unit above the greatest number of the format."""
 
 _ODD: Final = 1.0 + 2.0**-52
 _TIE: Final = 2.0**-53
@@ -136,46 +140,43 @@ def widen(stored: npt.NDArray[Any], dtype: str, out: Float32) -> None:
 def narrow(values: Float32, dtype: str, out: npt.NDArray[Any]) -> None:
     """Write ``values``, float32[c], into ``out`` in the safetensors ``dtype``, rounded once, to nearest, ties to even.
 
-    ``values`` is used as scratch for BF16 and holds nothing afterwards. Overflow gives infinity; any NaN gives a quiet NaN.
+    ``values`` is used as scratch for BF16 and holds nothing afterwards. Nothing is written if it raises.
 
     Raises:
+        NonFiniteError: an element is NaN or infinite, or would be after rounding.
         PrecisionError: ``dtype`` is none of F32, F16, BF16, or ``out`` does not hold it.
         ShapeError: the lengths differ.
     """
     _require_stored(out, dtype, values)
+    require_finite(values, dtype)
     if dtype == "BF16":
-        _narrow_bf16(values, out)
+        stored, bits = out.view(np.uint16), values.view(np.uint32)
+        np.right_shift(bits, 16, out=stored, casting="unsafe")
+        np.bitwise_and(stored, 1, out=stored)  # ties go to the even neighbour
+        np.add(bits, 0x7FFF, out=bits)
+        np.add(bits, stored, out=bits)
+        np.right_shift(bits, 16, out=stored, casting="unsafe")
     else:
-        with np.errstate(all="ignore"):
+        with np.errstate(under="ignore"):
             np.copyto(out.view(np.float16) if dtype == "F16" else out, values, casting="same_kind")
 
 
-def require_finite(values: Float32, *, where: str = "aggregate") -> None:
-    """Return if every element of ``values`` is finite.
+def require_finite(values: Float32, dtype: str = "F32") -> None:
+    """Return if every element of ``values``, float32[c], is finite, and stays so when rounded to ``dtype``.
 
     Raises:
-        NonFiniteError: some element is NaN or infinite.
+        NonFiniteError: some element is not, or does not.
     """
+    limit = _OVERFLOW[dtype]
     with np.errstate(all="ignore"):
         # A NaN fails both comparisons, and max and min hand a NaN on; neither allocates.
-        sound = values.size == 0 or bool(np.isfinite(values.max()) and np.isfinite(values.min()))
+        sound = values.size == 0 or bool(values.max() < limit and values.min() > -limit)
     if not sound:
         raise NonFiniteError(
-            "an element is NaN or infinite",
-            where=where,
+            f"an element is NaN or infinite in {dtype}",
+            where="aggregate",
             remedy="Bound the updates' norms (clip_norm), or abort the round.",
         )
-
-
-def _narrow_bf16(values: Float32, out: npt.NDArray[Any]) -> None:
-    stored, bits = out.view(np.uint16), values.view(np.uint32)
-    if values.size and bool(np.isnan(values.max())):  # one NaN somewhere; never on the way of a sound model
-        values[np.isnan(values)] = np.nan
-    np.right_shift(bits, 16, out=stored, casting="unsafe")
-    np.bitwise_and(stored, 1, out=stored)  # ties go to the even neighbour
-    np.add(bits, 0x7FFF, out=bits)
-    np.add(bits, stored, out=bits)  # 0x7FC00000, the NaN written above, stays a NaN: 0x7FC07FFF
-    np.right_shift(bits, 16, out=stored, casting="unsafe")
 
 
 def _require_stored(stored: npt.NDArray[Any], dtype: str, values: Float32) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from counterseal.algorithms.errors import NonFiniteError, OrderError, RuleError,
 from counterseal.algorithms.fedavg import FedAvg, NormClippedFedAvg
 from counterseal.algorithms.rule import AggregationRule, UpdateMeta, Workspace, make_rule, require_site_order, rules
 from counterseal.algorithms.statistics import Admission, UpdateStatistics
+
+VECTORS = Path(__file__).parents[1] / "vectors" / "arithmetic" / "coefficients.json"
 
 weight = st.floats(1e-6, 1e6)
 norms = st.floats(0, 1e30)
@@ -177,6 +181,16 @@ def test_rules_that_cannot_be_built(name: str, parameters: Mapping[str, Any]) ->
     with pytest.raises(RuleError) as error:
         make_rule(name, parameters)
     assert error.value.code == "rule"
+
+
+@pytest.mark.parametrize("case", json.loads(VECTORS.read_text()), ids=lambda case: case["name"])
+def test_vectors_of_the_specification(case: dict[str, Any]) -> None:
+    rule = make_rule(case["rule"], case["parameters"])
+    meta = metas(len(case["weights"]))
+    weights = {one.site: weight for one, weight in zip(meta, case["weights"], strict=True)}
+    found = rule.coefficients(meta, stats(case["norms"]), None, weights)
+    assert found.astype(">f4").tobytes().hex(" ", 4).split() == case["coeff"]
+    assert case["coeff"] not in case.get("not", {}).values()
 
 
 @pytest.mark.parametrize("name", sorted(rules()))
