@@ -86,23 +86,45 @@ def test_openssl_opens_a_key_with_the_derivation_of_the_page(written: Path) -> N
     assert der[-32:] == KEYS.signer.public.public
 
 
-LOOSE: dict[str, tuple[Callable[[Path], object], str, str]] = {
+def _link_key(folder: Path) -> None:
+    (folder / "sign.pem").rename(folder.parent / "elsewhere")
+    (folder / "sign.pem").symlink_to(folder.parent / "elsewhere")
+
+
+def _link_folder(folder: Path) -> None:
+    folder.rename(folder.parent / "real")
+    folder.symlink_to(folder.parent / "real")
+
+
+def _folder_for_key(folder: Path) -> None:
+    (folder / "sign.pem").unlink()
+    (folder / "sign.pem").mkdir(0o700)
+
+
+def _pipe_for_key(folder: Path) -> None:
+    (folder / "sign.pem").unlink()
+    os.mkfifo(folder / "sign.pem", 0o600)
+
+
+def _file_for_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.touch(0o600)
+
+
+LOOSE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "file that the group reads": (lambda p: (p / "sign.pem").chmod(0o640), "0640", "chmod 600"),
     "file that all read": (lambda p: (p / "seal.key").chmod(0o644), "0644", "chmod 600"),
     "file that all write": (lambda p: (p / INDEX).chmod(0o602), "0602", "chmod 600"),
     "forgotten copy that all read": (lambda p: (p / "sign.pem~").touch(0o644), "0644", "chmod 600"),
     "folder that all enter": (lambda p: p.chmod(0o755), "0755", "chmod 700"),
     "folder that the group enters": (lambda p: p.chmod(0o710), "0710", "chmod 700"),
-    "linked key": (
-        lambda p: ((p / "sign.pem").rename(p.parent / "elsewhere"), (p / "sign.pem").symlink_to(p.parent / "elsewhere")),
-        "symbolic link", "file itself",
-    ),
-    "linked folder": (lambda p: (p.rename(p.parent / "real"), p.symlink_to(p.parent / "real")), "symbolic link", "Name"),
-    "folder in place of a key": (lambda p: ((p / "sign.pem").unlink(), (p / "sign.pem").mkdir(0o700)), "regular", ""),
-    "pipe in place of a key": (lambda p: ((p / "sign.pem").unlink(), os.mkfifo(p / "sign.pem", 0o600)), "regular", ""),
-    "no folder": (shutil.rmtree, "not found", ""),
-    "file in place of the folder": (lambda p: (shutil.rmtree(p), p.touch(0o600)), "cannot be opened", ""),
-}  # fmt: skip
+    "linked key": (_link_key, "symbolic link", "file itself"),
+    "linked folder": (_link_folder, "symbolic link", "Name"),
+    "folder in place of a key": (_folder_for_key, "regular", ""),
+    "pipe in place of a key": (_pipe_for_key, "regular", ""),
+    "no folder": (lambda p: shutil.rmtree(p), "not found", ""),
+    "file in place of the folder": (_file_for_folder, "cannot be opened", ""),
+}
 
 
 @pytest.mark.parametrize("name", LOOSE)

@@ -6,13 +6,15 @@ from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterseal.trust.documents import Signed
 from counterseal.trust.errors import RevokedKeyError, SignatureError, TrustError, UnknownKeyError, WeakKeyError
 from counterseal.trust.keys.member import MemberKeys
-from counterseal.trust.keys.signing import Signer
+from counterseal.trust.keys.sealing import OpeningKey
+from counterseal.trust.keys.signing import Signer, SoftwareSigner
 from counterseal.trust.keys.statement import KeyStatement, KeyUse, make_statement
 from counterseal.trust.keys.validity import Approval, KeyHistory
 
@@ -228,6 +230,19 @@ def test_one_key_has_one_owner(use: str) -> None:
         KeyHistory.from_charter("net", [FIRST_A, _make(shared, "mallory")])
     with pytest.raises(WeakKeyError):
         CHARTER.enrol(_make(shared, "mallory"), at=5)
+
+
+def test_a_p384_sign_key_is_nobodys_sealing_key() -> None:
+    """The two have the same bytes and different names: the one case in which comparing names is not enough."""
+    owner, thief = MemberKeys.generate("P384"), MemberKeys.generate("P384")
+    assert isinstance(owner.signer, SoftwareSigner) and isinstance(owner.signer.private, ec.EllipticCurvePrivateKey)
+    scalar = owner.signer.private.private_numbers().private_value.to_bytes(48, "big")
+    same = OpeningKey.from_private_bytes("P384", scalar)
+    assert same.public.public == owner.signer.public.public and same.public.key_id != owner.signer.public.key_id
+    with pytest.raises(WeakKeyError, match="two uses"):
+        _make(replace(owner, opening=same), "alice")
+    with pytest.raises(WeakKeyError, match="already the sign key of alice"):
+        KeyHistory.from_charter("net", [_make(owner, "alice"), _make(replace(thief, opening=same), "mallory")])
 
 
 def test_enrolments_that_are_refused() -> None:
