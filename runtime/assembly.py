@@ -1,0 +1,196 @@
+"""From configuration to running parts: the one place that knows which class a word in a YAML file means."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..durable import Probe, silent
+from ..trust.charter.signing import SignedCharter
+from ..trust.group import RosterAuthorizer
+from ..trust.keys.custody import load_folder
+from ..trust.keys.member import MemberKeys
+from ..trust.keys.passphrase import Passphrase
+from .charter_folder import read_charter_folder
+from .config import (
+    DirectoryStoreConfig,
+    PassphraseConfig,
+    RunConfig,
+    S3StoreConfig,
+    ServerConfig,
+    SiteConfig,
+    StoreConfig,
+)
+from .errors import ConfigError
+from .progress import Observer, ignore
+from .server.server import Server
+from .site.site import Site
+from .stores.directory import DirectoryGrantClient, DirectoryStore
+from .stores.seam import GrantClient, ObjectStore
+from .training.plugins import load_data
+from .training.registry import build_trainer
+from .training.seam import Array, Trainer
+from .transports.local import LocalTransport, spawn
+from .transports.seam import Transport
+
+if TYPE_CHECKING:
+    from .stores.s3_place import S3Place
+
+__all__ = ["first_parameters", "now", "open_server", "open_site", "passphrase", "server_evaluator", "site_command"]
+
+
+def now() -> int:
+    """Return the time in seconds since 1970."""
+    return int(time.time())
+
+
+def passphrase(config: PassphraseConfig) -> Passphrase:
+    """Return the passphrase from where the configuration says.
+
+    Raises:
+        CustodyError: it is not there, or others can read it.
+    """
+    if config.file is not None:
+        return Passphrase.from_file(config.file)
+    if config.environment is not None:
+        return Passphrase.from_environment(config.environment)
+    return Passphrase.from_command(config.command or ())
+
+
+def open_site(config: SiteConfig, *, clock: Callable[[], int] = now, probe: Probe = silent) -> Site:
+    """Return the site that ``config`` describes, ready to take deliveries. Its data is loaded at its first training.
+
+    Raises:
+        CharterError, CustodyError, ConfigError, JournalError: what is wrong, and where.
+    """
+    charter, keys = _charter_and_keys(config, clock)
+    return Site(
+        identity=config.identity,
+        charter=charter,
+        keys=keys,
+        state=config.state,
+        store=_grant_client(config.store, probe),
+        authorizer=_authorizer(config, charter, clock),
+        trainers=lambda run: _trainer(config, run),
+        clock=clock,
+        probe=probe,
+    )
+
+
+def open_server(
+    config: ServerConfig,
+    *,
+    transport: Transport | None = None,
+    observe: Observer = ignore,
+    clock: Callable[[], int] = now,
+    probe: Probe = silent,
+) -> Server:
+    """Return the server that ``config`` describes; sites run as processes unless a ``transport`` is given.
+
+    Raises:
+        CharterError, CustodyError, ConfigError, JournalError, LogCorruptError: what is wrong, and where.
+    """
+    charter, keys = _charter_and_keys(config, clock)
+    if config.identity != charter.charter.server:
+        raise ConfigError(
+            f"{config.identity} is not the server that the charter names ({charter.charter.server})", where="identity"
+        )
+    if transport is None:
+        commands = {site: site_command(path) for site, path in config.transport.sites.items()}
+        transport = LocalTransport(spawn(commands, config.state / "sites"))
+    return Server(
+        charter=charter,
+        keys=keys,
+        state=config.state,
+        log=config.log,
+        store=_store(config.store, probe),
+        authorizer=_authorizer(config, charter, clock),
+        transport=transport,
+        clock=clock,
+        observe=observe,
+        probe=probe,
+    )
+
+
+def site_command(config: Path) -> list[str]:
+    """Return the command that runs a site's process over its standard streams."""
+    return [sys.executable, "-m", "counterseal.runtime.cli", "site", "run", "--config", str(config), "--quiet"]
+
+
+def first_parameters(config: RunConfig, identity: str) -> Mapping[str, Array]:
+    """Return version 0 of the run's model, which follows from its seed."""
+    return build_trainer(config, site=identity).initial_parameters(config.seed)
+
+
+def server_evaluator(config: ServerConfig) -> Trainer | None:
+    """Return what evaluates versions on the server's own data, if the run asks for it."""
+    run = config.run_config
+    if not run.evaluation.server or config.loader is None:
+        return None
+    data = load_data(config.loader)
+    return build_trainer(run, site=config.identity, data=data, device=config.device, plugins=config.plugins)
+
+
+def _trainer(config: SiteConfig, run: RunConfig) -> Trainer:
+    return build_trainer(
+        run,
+        site=config.identity,
+        data=load_data(config.loader),
+        device=config.device,
+        checkpoints=config.checkpoints,
+        plugins=config.plugins,
+    )
+
+
+def _charter_and_keys(config: SiteConfig | ServerConfig, clock: Callable[[], int]) -> tuple[SignedCharter, MemberKeys]:
+    charter = read_charter_folder(config.charter, now=clock())
+    if charter.charter.member(config.identity) is None:
+        raise ConfigError(
+            f"{config.identity} is not a member of this charter",
+            where="identity",
+            remedy=f"Members: {', '.join(member.identity for member in charter.charter.members)}.",
+        )
+    keys = load_folder(config.keys, passphrase(config.passphrase))
+    if keys.key_ids != charter.statements[config.identity].document.key_ids:
+        raise ConfigError("these are not the keys that the charter names for this identity", where=str(config.keys))
+    return charter, keys
+
+
+def _authorizer(
+    config: SiteConfig | ServerConfig, charter: SignedCharter, clock: Callable[[], int]
+) -> RosterAuthorizer:
+    group = charter.charter.group
+    if group.authorizer != "roster" or config.roster is None:
+        raise ConfigError(
+            f"the charter's group is asked through {group.authorizer!r}, and no roster file is configured",
+            where="roster",
+            remedy="This version asks roster files only: use `authorizer: roster` and name the file.",
+        )
+    return RosterAuthorizer(config.roster, clock, group=group.id)
+
+
+def _store(config: StoreConfig, probe: Probe) -> ObjectStore:
+    if isinstance(config, DirectoryStoreConfig):
+        return DirectoryStore(config.path, probe)
+    from .stores.s3 import S3Store
+
+    return S3Store(_place(config))
+
+
+def _grant_client(config: StoreConfig, probe: Probe) -> GrantClient:
+    if isinstance(config, DirectoryStoreConfig):
+        return DirectoryGrantClient(config.path, probe)
+    from .stores.s3_client import S3GrantClient
+
+    return S3GrantClient(_place(config))
+
+
+def _place(config: S3StoreConfig) -> S3Place:
+    from .stores.s3_place import S3Place
+
+    return S3Place(
+        config.bucket, config.prefix, config.endpoint_url, config.region or "us-east-1", config.insecure_loopback
+    )
