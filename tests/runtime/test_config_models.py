@@ -100,7 +100,7 @@ def test_a_server_config_that_was_not_loaded_has_no_run() -> None:
         )
     )
     with pytest.raises(ConfigError, match="load_server"):
-        assert server.run_config
+        _ = server.run_config
 
 
 @pytest.mark.parametrize("which", ["run", "site", "server"])

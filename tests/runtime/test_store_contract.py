@@ -296,6 +296,17 @@ class Contract:
         store.abort(second.bare())
         assert digest(store.get("big", limit=len(large))) == digest(large)
 
+    @pytest.mark.parametrize("bound", [False, True])
+    def test_the_same_bytes_under_a_later_grant(
+        self, store: ObjectStore, client: GrantClient, large: bytes, bound: bool
+    ) -> None:
+        """The object was complete when the server crashed; it made a second delivery, and the site sent again."""
+        digests = [digest(large[start : start + PART]) for start in range(0, len(large), PART)] if bound else []
+        for _ in range(2):
+            grant = store.grant_put("big", length=len(large), part_size=PART, part_sha256=digests, expires=soon())
+            store.complete(grant.bare(), client.upload(sent(grant), large))
+        assert digest(store.get("big", limit=len(large))) == digest(large)
+
     def test_an_aborted_upload_is_over(self, store: ObjectStore, client: GrantClient, large: bytes) -> None:
         grant = store.grant_put("big", length=len(large), part_size=PART, expires=soon())
         store.abort(grant.bare())

@@ -116,14 +116,13 @@ def test_one_step_is_the_formula() -> None:
     x = np.array([[1, 2], [3, -1], [0, 1]], np.float32)
     y = np.array([0, 2, 1])
     model = ModelConfig(name="logistic", parameters={"inputs": 2, "classes": 3})
-    options = {"lr": 0.5, "weight_decay": 0.1}
     config = run(
         model,
         epochs=None,
         steps=1,
         batch_size=3,
         clip_gradient_norm=0.25,
-        optimizer=OptimizerConfig(name="sgd", parameters=options),
+        optimizer=OptimizerConfig(name="sgd", parameters={"lr": 0.5, "weight_decay": 0.1}),
     )
     trainer = build_trainer(config, site="a", data=SiteData(Arrays(x, y)))
     start = trainer.initial_parameters(5)
