@@ -1,42 +1,36 @@
 """Plug-ins: a party's own loaders, models, losses, metrics and trainers.
 
-Two sources. A *file* is read once; its SHA-256 must be the approved one, and exactly those bytes are compiled and run:
-a file changed after the check, or between check and import, is never what runs. An *entry point* (groups
-`counterseal.loaders`, `.models`, `.losses`, `.metrics`, `.trainers`) is code that this party installed; where the
-configuration gives a digest, the distribution's files are hashed and must match it before anything of it is imported.
+Two sources. A *file* always has an approved SHA-256. An *entry point* (groups `counterseal.loaders`, `.models`,
+`.losses`, `.metrics`, `.trainers`) is code that this party installed; where the configuration gives a digest, the
+distribution's files must match it before anything of it is imported. Both are then imported from the bytes that were
+hashed (`approved`). A digest is what this party's officer wrote down after reading the code; no peer has a say in it.
 
-The digest of a distribution is the SHA-256 over one line ``sha256 SP path LF`` per installed file, sorted by path,
-taken from its RECORD and hashed anew from the disk; byte code is left out and RECORD itself too (it lists the rest).
-
-Not handled: a plug-in file imports whatever is installed (approve those by a hash-pinned lock file), approved code runs
-with the site's own rights, and a distribution's files could be changed between the check and the import by somebody who
-can write to the installation: such a person owns the site anyway.
+Not handled: a plug-in imports whatever else is installed (pin that with a lock file with hashes), and approved code runs
+with the site's own rights.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from importlib import metadata
-from importlib.abc import SourceLoader
-from importlib.machinery import ModuleSpec
-from importlib.util import module_from_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ...errors import CountersealError
 from ..config import LoaderConfig, PluginConfig
 from ..errors import PluginError, TrainingFailedError
+from .approved import approve_distribution, distribution_digest, import_file, read_bytes
 from .seam import SiteData
 
 __all__ = ["distribution_digest", "entry_point_names", "file_digest", "load_data", "load_plugin"]
 
-_LIMIT = 16 << 20
 _GROUPS = {
-    kind: f"counterseal.{kind}{'es' if kind == 'loss' else 's'}"
-    for kind in ("model", "loss", "metric", "trainer", "loader")
+    "loader": "counterseal.loaders",
+    "model": "counterseal.models",
+    "loss": "counterseal.losses",
+    "metric": "counterseal.metrics",
+    "trainer": "counterseal.trainers",
 }
 _ATTRIBUTES = {"loader": "load", "model": "build", "loss": "build", "metric": "build", "trainer": "build"}
 _LOADERS = {"arrays": "counterseal.runtime.training.arrays:load"}
@@ -83,69 +77,14 @@ def entry_point_names(kind: str) -> set[str]:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a plug-in file: what an officer approves after reading it."""
-    return hashlib.sha256(_read(path)).hexdigest()
-
-
-def distribution_digest(name: str) -> str:
-    """Return the digest over all files of the installed distribution ``name``.
-
-    Raises:
-        PluginError: it is not installed, or does not say what its files are.
-    """
-    try:
-        return _digest(metadata.distribution(name))
-    except metadata.PackageNotFoundError:
-        raise PluginError(f"no distribution {name!r} is installed") from None
-
-
-class _ApprovedBytes(SourceLoader):
-    """Gives the import system the bytes that were hashed, and nothing from the disk."""
-
-    def __init__(self, source: bytes, name: str) -> None:
-        self._source, self._name = source, name
-
-    def get_data(self, path: str | bytes) -> bytes:
-        return self._source
-
-    def get_filename(self, fullname: str) -> str:
-        return self._name
-
-    def get_code(self, fullname: str) -> Any:
-        # Never a .pyc, which nobody approved, and never the file again, which may have changed.
-        return compile(self._source, self._name, "exec", dont_inherit=True)
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def _from_file(path: Path, approved: str, attribute: str) -> Any:
-    source = _read(path)
-    found = hashlib.sha256(source).hexdigest()
-    if found != approved:
-        raise PluginError(
-            f"the file is {found[:16]}..., but {approved[:16] or 'nothing'}... was approved",
-            where=str(path),
-            remedy="Read the file again, and approve its new digest only if you agree with it.",
-        )
-    module = _module(source, path)
+    module = import_file(path, approved)
     if not hasattr(module, attribute):
         raise PluginError(f"the plug-in has no {attribute!r}", where=str(path), remedy="Name it with `attribute:`.")
     return getattr(module, attribute)
-
-
-def _module(source: bytes, path: Path) -> ModuleType:
-    name = f"counterseal_plugin_{hashlib.sha256(source).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    loader = _ApprovedBytes(source, str(path))
-    spec = ModuleSpec(name, loader, origin=str(path))
-    module = module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and typing look their own module up
-    try:
-        loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
-        if not isinstance(error, Exception):
-            raise
-        raise PluginError(f"the plug-in does not import ({type(error).__name__}: {error})", where=str(path)) from error
-    return module
 
 
 def _from_entry_point(kind: str, name: str, approved: str | None) -> Any:
@@ -157,54 +96,10 @@ def _from_entry_point(kind: str, name: str, approved: str | None) -> Any:
         what = "no" if not points else "more than one"
         raise PluginError(f"{what} {kind} {name!r} is installed", remedy=f"Known: {', '.join(known) or 'none'}.")
     if approved is not None:
-        _check_distribution(points[0], approved)
+        if points[0].dist is None:
+            raise PluginError(f"the entry point {name!r} does not say its distribution")
+        approve_distribution(points[0].dist, approved)
     try:
         return points[0].load()
     except Exception as error:
         raise PluginError(f"the {kind} {name!r} does not import ({type(error).__name__}: {error})") from error
-
-
-def _check_distribution(point: metadata.EntryPoint, approved: str) -> None:
-    if point.dist is None:
-        raise PluginError(f"the entry point {point.name!r} does not say its distribution")
-    found = _digest(point.dist)
-    if found != approved:
-        raise PluginError(
-            f"the distribution {point.dist.name!r} is {found[:16]}..., but {approved[:16]}... was approved",
-            remedy="Compare it with what was reviewed, and approve its new digest only if you agree with it.",
-        )
-
-
-def _digest(distribution: metadata.Distribution) -> str:
-    lines = []
-    for file in _files(distribution):
-        if file.suffix == ".pyc" or file.name == "RECORD":
-            continue
-        path = Path(str(distribution.locate_file(file)))
-        lines.append(f"{hashlib.sha256(_read(path)).hexdigest()} {file.as_posix()}\n")
-    return hashlib.sha256("".join(sorted(lines, key=lambda line: line[65:])).encode()).hexdigest()
-
-
-def _files(distribution: metadata.Distribution) -> Iterable[metadata.PackagePath]:
-    files = distribution.files
-    if not files or distribution.read_text("RECORD") is None:
-        raise PluginError(
-            f"the distribution {distribution.name!r} has no RECORD of its files", remedy="Install it from a wheel."
-        )
-    if any(file.name == "direct_url.json" and '"editable": true' in file.read_text() for file in files):
-        raise PluginError(
-            f"the distribution {distribution.name!r} is an editable install: its RECORD does not name its code",
-            remedy="Install it from a wheel.",
-        )
-    return files
-
-
-def _read(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_LIMIT + 1)
-    except OSError as error:
-        raise PluginError(f"cannot be read ({error.strerror})", where=str(path)) from None
-    if len(data) > _LIMIT:
-        raise PluginError(f"over {_LIMIT} bytes", where=str(path))
-    return data
