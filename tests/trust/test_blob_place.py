@@ -239,6 +239,18 @@ def test_a_manifest_that_contradicts_itself_is_malformed(world: World, blobs: di
         read_manifest(raw, place=world.place(SCHEMA), sender=world.signers["alice"].public, now=NOW)
 
 
+@pytest.mark.parametrize("attack", ["unsorted", "doubled"])
+def test_recipients_are_sorted_and_unique_even_where_the_wraps_agree(
+    world: World, blobs: dict[str, Sealed], attack: str
+) -> None:
+    document = blobs["home"].manifest.document.model_dump(mode="json")
+    for entries in (document["context"]["recipients"], document["wraps"]):
+        entries[:] = entries[::-1] if attack == "unsorted" else [entries[0], *entries]
+    raw = dsse.sign(canonical(document), kind="manifest", signer=world.signers["alice"])
+    with pytest.raises(MalformedError, match="sorted and unique"):
+        read_manifest(raw, place=world.place(SCHEMA), sender=world.signers["alice"].public, now=NOW)
+
+
 def test_another_schema_is_another_place(world: World, blobs: dict[str, Sealed]) -> None:
     payload, other = blobs["home"].path.read_bytes(), Schema.of(flat_model(5))
     with pytest.raises(PlaceError, match="schema"):

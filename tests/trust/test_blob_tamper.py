@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from counterseal.parameters import HeaderError, Schema, TensorSpec, encode
 from counterseal.tests.trust.blob_world import LATER, NOW, World, flat_model, small_model
 from counterseal.trust.blob import BytesSource, FileSource, Opened, Sealed, open_blob, read_manifest, seal
 from counterseal.trust.blob.payload import SEGMENT
+from counterseal.trust.blob.slabs import Lane, Slab
 from counterseal.trust.errors import BlobError, PartDigestError, PayloadError, RecipientError
 from counterseal.trust.keys.sealing import OpeningKey
 
@@ -66,6 +70,43 @@ def test_parts_segments_and_digest_agree_for_any_workers(world: World, big: Seal
                 assert stream.digest
             stream.finish()
             assert stream.digest == big.plaintext_digest
+
+
+def test_buffers_are_reused_only_when_they_are_free(world: World, tmp_path: Path) -> None:
+    """Six parts in three buffers, from a store that answers late: no part is overwritten before it was decrypted."""
+
+    class Slow(FileSource):
+        def read_into(self, offset: int, view: memoryview) -> None:
+            super().read_into(offset, view[: len(view) // 2])
+            time.sleep(0.01)
+            super().read_into(offset + len(view) // 2, view[len(view) // 2 :])
+
+    arrays = {"flat": np.arange(5 * PART // 4 + 999, dtype=np.int32)}
+    sealed = world.seal(arrays, tmp_path / "blob", workers=2)
+    with Slow(sealed.path) as source:
+        blob = open_blob(sealed.manifest, source, world.openers["server"], Schema.of(arrays), workers=2)
+        assert hashlib.sha256(blob.read()).hexdigest() == sealed.plaintext_digest
+
+
+def test_a_slab_waits_for_its_readers() -> None:
+    slab, started, go, order = Slab(8), threading.Event(), threading.Event(), []
+
+    def slow(view: memoryview) -> None:
+        started.set()
+        go.wait(10)
+        order.append("hashed")
+
+    with Lane(threaded=True) as lane:
+        slab.busy = [lane.submit(slow, slab.plain)]
+        started.wait(10)
+        threading.Timer(0.05, go.set).start()
+        slab.wait()
+        order.append("free")
+    assert order == ["hashed", "free"]
+    slab.busy = [Future()]
+    slab.busy[0].set_exception(BrokenStore())
+    with pytest.raises(BrokenStore):
+        slab.wait()
 
 
 def test_sealing_gives_the_same_digests_with_and_without_threads(world: World, big: Sealed, tmp_path: Path) -> None:
