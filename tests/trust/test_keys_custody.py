@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from counterseal.trust.canonical import canonical
 from counterseal.trust.errors import CustodyError
-from counterseal.trust.keys import custody
 from counterseal.trust.keys.custody import INDEX, create_folder, load_folder
+from counterseal.trust.keys.index import ScryptCost
 from counterseal.trust.keys.member import MemberKeys
 from counterseal.trust.keys.passphrase import Passphrase, PassphraseSource
 from counterseal.trust.keys.permissions import read_private_file
@@ -66,13 +66,13 @@ def test_the_suites_bound_to_fips_use_pbkdf2(suite: str, tmp_path: Path) -> None
 
 def test_one_derivation_opens_the_whole_folder(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[bytes] = []
-    derive = custody._Scrypt.derive
+    derive = ScryptCost.derive
 
-    def counted(self: custody._Scrypt, passphrase: bytes) -> bytes:
+    def counted(self: ScryptCost, passphrase: bytes) -> bytes:
         runs.append(passphrase)
         return derive(self, passphrase)
 
-    monkeypatch.setattr(custody._Scrypt, "derive", counted)
+    monkeypatch.setattr(ScryptCost, "derive", counted)
     load_folder(written, PASSPHRASE)
     assert len(runs) == 1
 

@@ -30,25 +30,21 @@ import hmac
 import os
 import shutil
 from collections.abc import Iterable
-from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NoReturn, get_args
+from typing import Annotated, Any, Literal, NoReturn, get_args
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
-from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
-from pydantic import Field, StringConstraints
+from pydantic import StringConstraints
 
 from ...durable import Probe, create_file, silent, sync_folder
 from ..canonical import canonical, parse
 from ..documents import Model
 from ..errors import CustodyError, MalformedError, WeakKeyError
-from ..identifiers import Digest, KeyId
+from .index import INDEX, FolderIndex, HeldKey, Pbkdf2Cost, ScryptCost, SigningUse, file_key
 from .member import MemberKeys
 from .passphrase import Passphrase, PassphraseSource
 from .permissions import PrivateFolder
@@ -58,67 +54,11 @@ from .token import Token, TokenSigner
 
 __all__ = ["INDEX", "create_folder", "load_folder"]
 
-INDEX: Final = "custody.json"
-
 _TOKEN_FILE = "pkcs11.json"  # noqa: S105  (a file name)
 _SEAL_FILE = "seal.key"
 _SEAL_MAGIC = b"counterseal-seal-key-v1\n"
-_LABEL = b"counterseal-custody-v1 "
 _LIMIT = 64 << 10
 _SHORTEST = 12
-
-_SigningUse = Literal["sign", "cosign", "release", "checkpoint"]
-_Salt = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-
-class _Scrypt(Model):
-    """RFC 7914 with r = 8: 2^17 takes 128 MiB and about 0.3 s; at most 512 MiB on read."""
-
-    name: Literal["scrypt"] = "scrypt"
-    salt: _Salt
-    log2_n: Annotated[int, Field(ge=15, le=19)] = 17
-    p: Annotated[int, Field(ge=1, le=4)] = 1
-
-    def derive(self, passphrase: bytes) -> bytes:
-        return Scrypt(salt=bytes.fromhex(self.salt), length=32, n=1 << self.log2_n, r=8, p=self.p).derive(passphrase)
-
-
-class _Pbkdf2(Model):
-    """NIST SP 800-132 with HMAC-SHA256."""
-
-    name: Literal["pbkdf2-sha256"] = "pbkdf2-sha256"
-    salt: _Salt
-    iterations: Annotated[int, Field(ge=600_000, le=20_000_000)] = 1_500_000
-
-    def derive(self, passphrase: bytes) -> bytes:
-        return PBKDF2HMAC(hashes.SHA256(), 32, bytes.fromhex(self.salt), self.iterations).derive(passphrase)
-
-
-class _Held(Model):
-    use: Literal["sign", "cosign", "release", "checkpoint", "seal"]
-    store: Literal["pkcs8", "aead", "pkcs11"]
-    key_id: KeyId
-
-
-class _Index(Model):
-    format: Literal["counterseal-custody-v1"] = "counterseal-custody-v1"
-    suite: SealSuite
-    kdf: Annotated[_Scrypt | _Pbkdf2, Field(discriminator="name")]
-    keys: Annotated[tuple[_Held, ...], Field(min_length=4, max_length=5)]
-    mac: Digest
-
-    def tag(self, folder_key: bytes) -> str:
-        body = canonical(self.model_dump(mode="json", exclude={"mac"}))
-        return hmac.new(_subkey(folder_key, INDEX), body, sha256).hexdigest()
-
-    def held(self) -> dict[str, _Held]:
-        found: dict[str, _Held] = {one.use: one for one in self.keys}
-        wanted = {"sign", "cosign", "release", "seal"}
-        if len(found) != len(self.keys) or set(found) - {"checkpoint"} != wanted:
-            raise MalformedError("the index does not name one key for each use", where=INDEX)
-        if any((one.store == "aead") != (one.use == "seal") for one in self.keys):
-            raise MalformedError("a key is stored in a way that its use does not allow", where=INDEX)
-        return found
 
 
 class _TokenFile(Model):
@@ -126,7 +66,7 @@ class _TokenFile(Model):
 
     module: Annotated[str, StringConstraints(pattern=r"^/", max_length=4096)]
     token: Annotated[str, StringConstraints(min_length=1, max_length=32)]
-    keys: dict[_SigningUse, Annotated[str, StringConstraints(min_length=1, max_length=255)]]
+    keys: dict[SigningUse, Annotated[str, StringConstraints(min_length=1, max_length=255)]]
     pin: PassphraseSource
 
 
@@ -171,8 +111,8 @@ def load_folder(path: Path, passphrase: Passphrase) -> MemberKeys:
             raise CustodyError(error.what, where=error.where or str(path), remedy=error.remedy) from None
 
 
-def _signers(keys: MemberKeys) -> dict[_SigningUse, Signer]:
-    found: dict[_SigningUse, Signer] = {"sign": keys.signer, "cosign": keys.cosigner, "release": keys.release}
+def _signers(keys: MemberKeys) -> dict[SigningUse, Signer]:
+    found: dict[SigningUse, Signer] = {"sign": keys.signer, "cosign": keys.cosigner, "release": keys.release}
     if keys.checkpoint is not None:
         found["checkpoint"] = keys.checkpoint
     return found
@@ -180,11 +120,11 @@ def _signers(keys: MemberKeys) -> dict[_SigningUse, Signer]:
 
 def _files(keys: MemberKeys, passphrase: Passphrase) -> dict[str, bytes]:
     salt = os.urandom(32).hex()
-    kdf = _Scrypt(salt=salt) if keys.suite == "MLKEM768_X25519" else _Pbkdf2(salt=salt)
+    kdf = ScryptCost(salt=salt) if keys.suite == "MLKEM768_X25519" else Pbkdf2Cost(salt=salt)
     folder_key = kdf.derive(passphrase.reveal())
     files = {_SEAL_FILE: _seal(folder_key, keys.opening)}
-    held = [_Held(use="seal", store="aead", key_id=keys.opening.public.key_id)]
-    on_token: dict[_SigningUse, TokenSigner] = {}
+    held = [HeldKey(use="seal", store="aead", key_id=keys.opening.public.key_id)]
+    on_token: dict[SigningUse, TokenSigner] = {}
     for use, signer in _signers(keys).items():
         if isinstance(signer, TokenSigner):
             on_token[use] = signer
@@ -193,15 +133,15 @@ def _files(keys: MemberKeys, passphrase: Passphrase) -> dict[str, bytes]:
         else:
             raise CustodyError(f"the {use} key is neither in memory nor on a PKCS#11 token")
         store: Literal["pkcs8", "pkcs11"] = "pkcs11" if use in on_token else "pkcs8"
-        held.append(_Held(use=use, store=store, key_id=signer.public.key_id))
+        held.append(HeldKey(use=use, store=store, key_id=signer.public.key_id))
     if on_token:
         files[_TOKEN_FILE] = _describe(on_token)
-    index = _Index(suite=keys.suite, kdf=kdf, keys=tuple(held), mac="0" * 64)
+    index = FolderIndex(suite=keys.suite, kdf=kdf, keys=tuple(held), mac="0" * 64)
     index = index.model_copy(update={"mac": index.tag(folder_key)})
     return {**files, INDEX: canonical(index.model_dump(mode="json"))}
 
 
-def _describe(signers: dict[_SigningUse, TokenSigner]) -> bytes:
+def _describe(signers: dict[SigningUse, TokenSigner]) -> bytes:
     tokens = {(one.token.module, one.token.label): one.token for one in signers.values()}
     if len(tokens) != 1:
         raise CustodyError("a member's token keys live on one token")
@@ -214,7 +154,7 @@ def _describe(signers: dict[_SigningUse, TokenSigner]) -> bytes:
 
 
 def _load(folder: PrivateFolder, passphrase: Passphrase) -> MemberKeys:
-    index = _Index.from_json(_json(folder, INDEX), what=INDEX)
+    index = FolderIndex.from_json(_json(folder, INDEX), what=INDEX)
     held = index.held()
     folder_key = index.kdf.derive(passphrase.reveal())
     if not hmac.compare_digest(index.tag(folder_key), index.mac):
@@ -223,7 +163,7 @@ def _load(folder: PrivateFolder, passphrase: Passphrase) -> MemberKeys:
     _require_name(opening.public.key_id, held["seal"])
     on_token = _open_token(folder, held.values())
     signers: dict[str, Signer] = {}
-    for use in get_args(_SigningUse):
+    for use in get_args(SigningUse):
         if use in held:
             stored = held[use].store == "pkcs8"
             signers[use] = (
@@ -239,7 +179,7 @@ def _load(folder: PrivateFolder, passphrase: Passphrase) -> MemberKeys:
     )
 
 
-def _open_token(folder: PrivateFolder, held: Iterable[_Held]) -> dict[str, Signer]:
+def _open_token(folder: PrivateFolder, held: Iterable[HeldKey]) -> dict[str, Signer]:
     uses = [one.use for one in held if one.store == "pkcs11"]
     if not uses:
         return {}
@@ -254,19 +194,15 @@ def _json(folder: PrivateFolder, name: str) -> Any:
     return parse(folder.read(name, limit=_LIMIT), limit=_LIMIT, what=name)
 
 
-def _subkey(folder_key: bytes, name: str) -> bytes:
-    return HKDF(hashes.SHA256(), 32, salt=None, info=_LABEL + name.encode()).derive(folder_key)
-
-
 def _to_pem(folder_key: bytes, use: str, signer: SoftwareSigner) -> bytes:
-    secret = _subkey(folder_key, f"{use}.pem").hex().encode()
+    secret = file_key(folder_key, f"{use}.pem").hex().encode()
     locked = serialization.BestAvailableEncryption(secret)
     return signer.private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
 
 
 def _from_pem(folder_key: bytes, use: str, data: bytes) -> SoftwareSigner:
     try:
-        key = serialization.load_pem_private_key(data, _subkey(folder_key, f"{use}.pem").hex().encode())
+        key = serialization.load_pem_private_key(data, file_key(folder_key, f"{use}.pem").hex().encode())
     except (ValueError, TypeError, UnsupportedAlgorithm):
         _refuse(f"{use}.pem")
     if isinstance(key, Ed25519PrivateKey):
@@ -278,7 +214,7 @@ def _from_pem(folder_key: bytes, use: str, data: bytes) -> SoftwareSigner:
 
 def _seal(folder_key: bytes, key: OpeningKey) -> bytes:
     nonce = os.urandom(12)
-    cipher = AESGCM(_subkey(folder_key, _SEAL_FILE))
+    cipher = AESGCM(file_key(folder_key, _SEAL_FILE))
     return _SEAL_MAGIC + nonce + cipher.encrypt(nonce, key.to_private_bytes(), _SEAL_MAGIC + key.public.suite.encode())
 
 
@@ -287,14 +223,14 @@ def _unseal(folder_key: bytes, suite: SealSuite, data: bytes) -> OpeningKey:
     if head != _SEAL_MAGIC or len(body) < 12 + 16:
         _refuse(_SEAL_FILE)
     try:
-        cipher = AESGCM(_subkey(folder_key, _SEAL_FILE))
+        cipher = AESGCM(file_key(folder_key, _SEAL_FILE))
         private = cipher.decrypt(body[:12], body[12:], _SEAL_MAGIC + suite.encode())
     except InvalidTag:
         _refuse(_SEAL_FILE)
     return OpeningKey.from_private_bytes(suite, private)
 
 
-def _require_name(key_id: str, held: _Held) -> None:
+def _require_name(key_id: str, held: HeldKey) -> None:
     if key_id != held.key_id:
         raise CustodyError(f"the {held.use} key found is not the one that the index names")
 

@@ -19,10 +19,8 @@ Not handled here: whether the identity may take part (group, charter), which sta
 
 from __future__ import annotations
 
-import base64
-import binascii
 import os
-from typing import Annotated, ClassVar, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
@@ -31,6 +29,7 @@ from ..canonical import canonical
 from ..documents import Document, Model, Signed, open_document, parse_document, sign
 from ..errors import SignatureError, WeakKeyError
 from ..identifiers import Digest, Identifier, Identity, Time
+from .entry import KeyAlgorithm, KeyEntry, KeyUse, decode, encode
 from .member import SIGN_ALGORITHM, MemberKeys
 from .sealing import SealingKey, SealSuite
 from .signing import SignatureAlgorithm, Signer, VerifyingKey
@@ -48,10 +47,6 @@ __all__ = [
     "verify_statement",
 ]
 
-KeyUse = Literal["sign", "cosign", "checkpoint", "seal", "release"]
-
-KeyAlgorithm = SignatureAlgorithm | SealSuite
-
 LogOrigin = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._/-]{0,126}[a-z0-9]$")]
 """The origin line of a log's checkpoints: a URL without scheme, as C2SP's tlog-checkpoint asks."""
 
@@ -61,36 +56,6 @@ MAXIMUM_LIFE: Final = 400 * 86_400
 _LIMIT = 64 << 10
 _REQUIRED: Final[frozenset[KeyUse]] = frozenset({"sign", "cosign", "seal", "release"})
 _FIXED: Final[dict[KeyUse, SignatureAlgorithm]] = {"cosign": "ed25519", "checkpoint": "ed25519", "release": "p256"}
-
-
-class KeyEntry(Model):
-    """One public key and its use; ``public`` and ``possession`` are standard base64."""
-
-    use: KeyUse
-    algorithm: KeyAlgorithm
-    public: Annotated[str, StringConstraints(max_length=4096)]
-    possession: Annotated[str, StringConstraints(max_length=256)] | None
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        self.key  # noqa: B018  (building the key is the check)
-        if (self.possession is None) != (self.use == "seal"):
-            raise ValueError("every signing key carries a proof of possession, and the sealing key none")
-        if self.possession is not None:
-            _decode(self.possession)
-        return self
-
-    @property
-    def key(self) -> VerifyingKey | SealingKey:
-        """The key itself, checked."""
-        public, algorithm = _decode(self.public), self.algorithm
-        if algorithm == "ed25519" or algorithm == "p384" or algorithm == "p256":
-            if self.use == "seal":
-                raise WeakKeyError(f"a {algorithm} key cannot be used for seal")
-            return VerifyingKey(algorithm, public)
-        if self.use != "seal":
-            raise WeakKeyError(f"a {algorithm} key cannot be used for {self.use}")
-        return SealingKey(algorithm, public)
 
 
 class KeyStatement(Document):
@@ -193,7 +158,7 @@ def make_statement(
     signers.append(("release", keys.release))
     entries = [_prove(place, use, signer) for use, signer in signers]
     seal = keys.opening.public
-    entries.append(KeyEntry(use="seal", algorithm=seal.suite, public=_encode(seal.public), possession=None))
+    entries.append(KeyEntry(use="seal", algorithm=seal.suite, public=encode(seal.public), possession=None))
     document = KeyStatement(
         **place.model_dump(),
         suite=seal.suite,
@@ -281,9 +246,9 @@ def _message(place: dict[str, object], use: KeyUse, algorithm: str, public: str)
 
 
 def _prove(place: _Place, use: KeyUse, signer: Signer) -> KeyEntry:
-    algorithm, public = signer.public.algorithm, _encode(signer.public.public)
+    algorithm, public = signer.public.algorithm, encode(signer.public.public)
     proof = signer.sign(_message(place.model_dump(), use, algorithm, public))
-    return KeyEntry(use=use, algorithm=algorithm, public=public, possession=_encode(proof))
+    return KeyEntry(use=use, algorithm=algorithm, public=public, possession=encode(proof))
 
 
 def _read(raw: bytes) -> KeyStatement:
@@ -323,20 +288,6 @@ def _check_place(statement: KeyStatement, federation: str, log_origin: str, now:
 
 def _check_possession(statement: KeyStatement, entry: KeyEntry, key: VerifyingKey, where: str) -> None:
     try:
-        key.verify(_decode(entry.possession or ""), possession_message(statement, entry))
+        key.verify(decode(entry.possession or ""), possession_message(statement, entry))
     except SignatureError:
         raise SignatureError(f"the {entry.use} key's proof of possession does not hold", where=where) from None
-
-
-def _encode(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _decode(text: str) -> bytes:
-    try:
-        data = base64.b64decode(text.encode("ascii"), validate=True)
-    except (binascii.Error, UnicodeEncodeError):
-        raise ValueError("not strict base64") from None
-    if _encode(data) != text:
-        raise ValueError("base64 with stray trailing bits")
-    return data

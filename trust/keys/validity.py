@@ -72,7 +72,7 @@ class KeyHistory:
     federation: str
     last: int = -1
     statements: tuple[tuple[int, Signed[KeyStatement]], ...] = ()
-    tenures: Mapping[str, Tenure] = field(default=_EMPTY)
+    tenures: Mapping[str, Tenure] = field(default_factory=lambda: _EMPTY)
     """Every key ever named, by key id."""
 
     @classmethod
