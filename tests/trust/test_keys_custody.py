@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hmac
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
@@ -372,3 +374,17 @@ def test_a_source_obtains_what_it_describes(monkeypatch: pytest.MonkeyPatch) -> 
     for source in (PassphraseSource(), PassphraseSource(file="/x", environment="Y")):
         with pytest.raises(CustodyError, match="exactly one"):
             source.obtain()
+
+
+def test_the_pages_recipe_opens_the_sealing_key(written: Path) -> None:
+    index = json.loads((written / INDEX).read_text())
+    folder_key = Scrypt(bytes.fromhex(index["kdf"]["salt"]), 32, 2**17, 8, 1).derive(SECRET)
+    file_key = HKDF(hashes.SHA256(), 32, None, b"counterseal-custody-v1 seal.key").derive(folder_key)
+    magic = b"counterseal-seal-key-v1\n"
+    data = (written / "seal.key").read_bytes()
+    assert data.startswith(magic)
+    nonce, sealed = data[len(magic) :][:12], data[len(magic) + 12 :]
+    assert AESGCM(file_key).decrypt(nonce, sealed, magic + b"MLKEM768_X25519") == KEYS.opening.to_private_bytes()
+    mac_key = HKDF(hashes.SHA256(), 32, None, b"counterseal-custody-v1 custody.json").derive(folder_key)
+    mac = index.pop("mac")
+    assert hmac.new(mac_key, canonical(index), "sha256").hexdigest() == mac
