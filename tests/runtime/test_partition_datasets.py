@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from counterseal.runtime.config import LoaderConfig
@@ -55,7 +56,7 @@ def test_sites_get_all_of_the_training_data_and_none_of_the_test_data(tmp_path: 
         write_sites(found, folders, seed=5, test_share=1.0)
 
 
-def idx(array: np.ndarray, kind: int = 8) -> bytes:  # type: ignore[type-arg]
+def idx(array: npt.NDArray[np.uint8], kind: int = 8) -> bytes:
     return bytes([0, 0, kind, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
@@ -112,7 +113,7 @@ def test_unreadable_idx_files(tmp_path: Path) -> None:
     (tmp_path / "b.gz").write_bytes(gzip.compress(GOOD)[:-10])
     (tmp_path / "c.gz").write_bytes(gzip.compress(GOOD)[:14] + b"\xff" * 20)
     for name in ("a", "b", "c", "missing"):
-        with pytest.raises(ConfigError, match="cannot be read"):
+        with pytest.raises(ConfigError, match="cannot be read|not as long|not an IDX file"):
             read_idx(tmp_path / name, dimensions=3)
 
 

@@ -181,7 +181,7 @@ def test_checkpoints_are_private_safetensors(tmp_path: Path, data: SiteData) -> 
 
 
 def damage(path: Path, how: str) -> None:
-    opened: Any = safe_open(path, framework="numpy")
+    opened: Any = safe_open(path, framework="numpy")  # type: ignore[no-untyped-call]
     with opened as file:
         record = json.loads(file.metadata()["counterseal-checkpoint"])
     arrays = load_file(path)

@@ -315,3 +315,21 @@ def test_a_party_builds_its_trainers_from_its_files(tmp_path: Path) -> None:
     start = central.initial_parameters(run.seed)
     result = local.train(start, seed=run.seed, round_number=0)
     assert central.evaluate(result.parameters) == local.evaluate(result.parameters)
+
+
+def test_the_manual_s_loader_works(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    source = text.split("```python\n# ward.py\n")[1].split("```")[0]
+    np.savetxt(tmp_path / "ward.csv", np.arange(240).reshape(60, 4) % 2, delimiter=",")
+    data = load_data(file_loader(tmp_path, source, folder=tmp_path, parameters={}))
+    assert len(data.train) == 10 and data.test is not None and len(data.test) == 50
+
+
+def test_the_manual_names_everything_built_in() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    words = set(text.replace("`", " ").split())
+    from counterseal.runtime.training.optimisers import OPTIMIZERS, SCHEDULERS
+    from counterseal.runtime.training.registry import _BUILT_IN
+
+    for names in (*_BUILT_IN.values(), OPTIMIZERS, SCHEDULERS):
+        assert set(names) <= words
