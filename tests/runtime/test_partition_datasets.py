@@ -113,7 +113,7 @@ def test_unreadable_idx_files(tmp_path: Path) -> None:
     (tmp_path / "b.gz").write_bytes(gzip.compress(GOOD)[:-10])
     (tmp_path / "c.gz").write_bytes(gzip.compress(GOOD)[:14] + b"\xff" * 20)
     for name in ("a", "b", "c", "missing"):
-        with pytest.raises(ConfigError, match="cannot be read|not as long|not an IDX file"):
+        with pytest.raises(ConfigError, match=r"cannot be read|not as long|not an IDX file"):
             read_idx(tmp_path / name, dimensions=3)
 
 

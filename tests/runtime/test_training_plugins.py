@@ -321,7 +321,7 @@ def test_the_manual_s_loader_works(tmp_path: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
     source = text.split("```python\n# ward.py\n")[1].split("```")[0]
     np.savetxt(tmp_path / "ward.csv", np.arange(240).reshape(60, 4) % 2, delimiter=",")
-    data = load_data(file_loader(tmp_path, source, folder=tmp_path, parameters={}))
+    data = load_data(file_loader(tmp_path, source, parameters={"folder": str(tmp_path)}))
     assert len(data.train) == 10 and data.test is not None and len(data.test) == 50
 
 
