@@ -6,6 +6,7 @@ import hashlib
 import json
 import tracemalloc
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -320,3 +321,21 @@ def test_a_hundred_thousand_tensors_are_one_schema() -> None:
     damaged[20] ^= 1
     with pytest.raises(HeaderError):
         check_header(schema, damaged)
+
+
+VECTORS: dict[str, Any] = json.loads((Path(__file__).parent / "vectors" / "parameters" / "vectors.json").read_text())
+
+
+def test_the_good_vector_is_written_and_read() -> None:
+    schema, good = Schema.from_json(VECTORS["schema"]), bytes.fromhex(VECTORS["good"])
+    assert schema.digest == VECTORS["schema_sha256"]
+    found = decode(schema, good)
+    assert {name: array.tolist() for name, array in found.items()} == VECTORS["values"]
+    assert b"".join(encode(schema, found)) == good
+
+
+@pytest.mark.parametrize("vector", VECTORS["bad"], ids=lambda vector: vector["name"])
+def test_the_bad_vectors_are_refused(vector: dict[str, str]) -> None:
+    with pytest.raises(HeaderError) as caught:
+        check_header(Schema.from_json(VECTORS["schema"]), bytes.fromhex(vector["prefix"]))
+    assert caught.value.reason == vector["reason"]
