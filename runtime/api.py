@@ -1,7 +1,7 @@
 """The face for programs that embed a federation. No global state, no thread left behind; logging is the standard library's.
 
-`run_federation` does what ``counterseal server run`` does, in the calling process, with the sites as processes beside it. `Server`
-and `Site` are the two ends by themselves, for programs that bring their own transport, store or trainer.
+`run_federation` does what ``counterseal server run`` does, in the calling process, with the sites as processes beside it.
+`Server` and `Site` are the two ends by themselves, for programs that bring their own transport, store or trainer.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints
 
 from ..trust.documents import Model
-from ..trust.identifiers import Digest, ObjectKey
+from ..trust.identifiers import Digest
 from .stores.grants import Grant
 
 __all__ = ["ANSWER_BYTES", "Answer", "Delivery", "Fault", "Grants", "LeafProof", "Opening", "Settled", "Witnessed"]

@@ -204,7 +204,9 @@ class Federation:
 
     def remove(self, name: str) -> None:
         """Take ``name`` out of the group."""
-        self.roster({one.identity: "removed" if one.identity == name else "active" for one in self.charter.charter.members})
+        self.roster(
+            {one.identity: "removed" if one.identity == name else "active" for one in self.charter.charter.members}
+        )
 
     def store(self, probe: Probe = silent) -> DirectoryStore:
         return DirectoryStore(self.folder / "store", probe, clock=self.clock)

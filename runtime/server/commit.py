@@ -1,8 +1,8 @@
 """The commit: the act that makes the next version.
 
-Coefficients from the charter's weights and the admitted statistics; one stream through parent and updates into a newly sealed
-model; one leaf that names the inputs in site order, commits to every coefficient with a salt of its own, and names everybody whose
-update is not in it, with the reason. Salts and manifest are journaled first, so a restart makes the same leaf.
+Coefficients from the charter's weights and the admitted statistics; one stream through parent and updates into a newly
+sealed model; one leaf that names the inputs in site order, commits to every coefficient with a salt of its own, and names
+everybody whose update is not in it, with the reason. Salts and manifest are journaled first, so a restart makes the same leaf.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -108,10 +109,12 @@ def _openings(
     found = {}
     for (ticket, _), value in zip(inputs, coefficients, strict=True):
         bits = float_bits(value)
-        found[ticket.digest] = office.journal.once(
-            f"coefficient/{ticket.digest}", lambda bits=bits: {"value": bits, "salt": salt()}
-        )
+        found[ticket.digest] = office.journal.once(f"coefficient/{ticket.digest}", partial(_opening, bits))
     return found
+
+
+def _opening(bits: str) -> dict[str, Any]:
+    return {"value": bits, "salt": salt()}
 
 
 def _chunks(

@@ -6,12 +6,15 @@ An outage is not a refusal: the answer then says ``outage``, and the caller hold
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from ...audit.events import AccessDenied, Decision
 from ...trust.group import Authorizer, Role
 from .notary import Notary
 
-__all__ = ["Gate"]
+__all__ = ["Gate", "Moment"]
+
+Moment = Literal["ticket", "admission", "commit", "enrolment"]
 
 
 class Gate:
@@ -38,7 +41,7 @@ class Gate:
             time=found.time,
         )
 
-    def deny(self, step: str, decision: Decision, run: str, at: str) -> None:
+    def deny(self, step: str, decision: Decision, run: str, at: Moment) -> None:
         """Log that somebody was refused."""
         self._notary.record(
             f"{step}/denied/{decision.identity}",

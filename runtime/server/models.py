@@ -7,14 +7,14 @@ one segment at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from ...parameters import encode
 from ...trust.blob.manifest import Manifest, read_manifest
 from ...trust.blob.open import Opened, open_blob
 from ...trust.blob.seal import seal
 from ...trust.documents import Signed
-from ...trust.identifiers import sha256
 from ..places import global_manifest_key, global_payload_key
 from ..training.seam import Array
 from .office import Office, RunFile
@@ -34,7 +34,7 @@ class Models:
         """Seal version 0."""
         self.seal(0, lambda: encode(self._file.schema, parameters), tuple(sites))
 
-    def seal(self, version: int, chunks: object, sites: tuple[str, ...]) -> None:
+    def seal(self, version: int, chunks: Callable[[], Iterable[memoryview]], sites: tuple[str, ...]) -> None:
         """Seal ``version`` to ``sites`` unless that was done; ``chunks`` is called for the canonical plaintext."""
         office, key = self._office, f"{self._run}/model/{version}"
         spool = office.spool / f"{self._run}-{version:06d}.payload"
@@ -44,7 +44,7 @@ class Models:
             recipients = [self._file.key.public, *office.auditor_key()]
             recipients += [office.parties.seal_key(site, at=at) for site in sites]
             sealed = seal(
-                chunks(),  # type: ignore[operator]
+                chunks(),
                 schema=self._file.schema,
                 place=office.place(self._run, version, "global", self._file.schema.digest),
                 recipients=recipients,
@@ -75,9 +75,9 @@ class Models:
         office.journal.put(f"{self._run}/uploaded/{version}", True)
         spool.unlink(missing_ok=True)
 
-    def record(self, version: int) -> dict[str, object]:  # the journal's JSON
+    def record(self, version: int) -> dict[str, Any]:
         """Return manifest, manifest_digest, model digest and sites of ``version``."""
-        found: dict[str, object] = self._office.journal.get(f"{self._run}/model/{version}")
+        found: dict[str, Any] = self._office.journal.get(f"{self._run}/model/{version}")
         return found
 
     def digest(self, version: int) -> str:
@@ -90,7 +90,7 @@ class Models:
 
     def sites(self, version: int) -> tuple[str, ...]:
         """Return the sites to which ``version`` is sealed."""
-        return tuple(self.record(version)["sites"])  # type: ignore[arg-type]
+        return tuple(self.record(version)["sites"])
 
     def open(self, version: int) -> Opened:
         """Open ``version`` with the run's key."""
@@ -107,7 +107,3 @@ class Models:
             sender=office.keys.signer.public,
             now=None,
         )
-
-    def parameters_digest(self, data: bytes) -> str:
-        """Return the digest by which a version is named."""
-        return sha256(data)

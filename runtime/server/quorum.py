@@ -7,15 +7,18 @@ When it does not (a site was late, the run begins or ends), witness tickets ask:
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 
+from ...audit.events import Event, TicketExpire
 from ...errors import CountersealError
 from ..delivery import Grants
 from ..places import answer_key
 from ..transports.seam import Arrival
 from .office import Office, RunFile
 from .receipts import file_receipt, read_answer
-from .round import ticket_issue
 from .tickets import Counter, Issued
+from .verdicts import ticket_issue
 
 __all__ = ["Quorums"]
 
@@ -69,7 +72,7 @@ class Quorums:
             if office.gate.ask(site, "site").allowed
         }
         office.notary.record_all(
-            {f"issue/{one.digest}": lambda one=one: ticket_issue(office, one) for one in tickets.values()}  # type: ignore[misc]
+            {f"issue/{one.digest}": partial(ticket_issue, office, one) for one in tickets.values()}
         )
         waiting = {ticket.digest: ticket for ticket in tickets.values()}
         for ticket in list(waiting.values()):
@@ -122,16 +125,17 @@ class Quorums:
 
     def _settle(self, tickets: dict[str, Issued], waiting: dict[str, Issued]) -> None:
         """Expire the witness tickets that nobody answered: a site may not find an unexplained gap later."""
-        from ...audit.events import TicketExpire
-
-        steps = {}
+        steps: dict[str, Callable[[], Event]] = {}
         for ticket in tickets.values():
             if self._office.notary.step(f"receipt/{ticket.digest}") is None:
-                steps[f"expire/{ticket.digest}"] = lambda ticket=ticket: TicketExpire(  # type: ignore[misc]
-                    **self._office.about(self._run),
-                    version=ticket.order.version,
-                    ticket=ticket.digest,
-                    site=ticket.order.site,
-                    reason="not_answered",
-                )
+                steps[f"expire/{ticket.digest}"] = partial(self._expire, ticket)
         self._office.notary.record_all(steps)
+
+    def _expire(self, ticket: Issued) -> Event:
+        return TicketExpire(
+            **self._office.about(self._run),
+            version=ticket.order.version,
+            ticket=ticket.digest,
+            site=ticket.order.site,
+            reason="not_answered",
+        )

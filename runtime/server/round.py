@@ -13,26 +13,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ...algorithms import schedule as plan
-from ...audit.events import (
-    Decision,
-    Event,
-    Excluded,
-    RoundAbort,
-    RoundOpen,
-    TicketExpire,
-    TicketIssue,
-    UpdateAdmit,
-    UpdateExclude,
-    UpdateReject,
-    UpdateUnused,
-    commitment,
-    salt,
-)
+from ...audit.events import Decision, Event, RoundOpen
 from ...errors import CountersealError
 from ...trust.blob.manifest import Manifest
 from ...trust.documents import parse_document
@@ -49,6 +36,7 @@ from .models import Models
 from .office import Office, RunFile
 from .receipts import Filed, file_receipt, read_answer
 from .tickets import Counter, Issued
+from .verdicts import Desk, Verdicts, flags_of, ticket_issue
 
 __all__ = ["Round", "RoundEnd"]
 
@@ -58,6 +46,7 @@ _PATIENCE = 1.0
 """Seconds between looks at the clock while waiting."""
 
 _RETRYABLE = frozenset({"consistency_needed", "store_unavailable", "outage", "site_process_ended", "rollback"})
+_RESENDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +55,7 @@ class RoundEnd:
 
     committed: bool
     reason: str
-    sites: tuple[SiteDone, ...]
+    sites: tuple[SiteDone, ...] = ()
     commitment: Commitment | None = None
 
 
@@ -82,487 +71,303 @@ class Round:
         version: int,
         attempt: int,
         history: History,
+        witnessed: int,
     ) -> None:
+        """Prepare; ``witnessed`` is the size of the cosigned checkpoint that deliveries show."""
         self._office = office
         self._file = file
         self._models = models
         self._counter = counter
-        self._run = file.start.run
-        self._version = version
-        self._attempt = attempt
         self._history = history
-        self._step = f"{version}/{attempt}"
-        self._tickets: dict[str, Issued] = {}
-        self._by_digest: dict[str, str] = {}
-        self._filed: dict[str, Filed] = {}
-        self._admitted: dict[str, Admitted] = {}
-        self._started: dict[str, float] = {}
-        self._seconds: dict[str, float] = {}
-        self._resent: dict[str, int] = {}
-        self._done: dict[str, SiteDone] = {}
-        self._plan = self._fresh_plan()
-
-    def play(self, witnessed: int | None) -> RoundEnd:
-        """Play the round to its end; ``witnessed`` is the size of the cosigned checkpoint that deliveries show."""
         self._witnessed = witnessed
+        self.desk = Desk(file.start.run, version, attempt)
+        self._verdicts = Verdicts(office, self.desk)
+        self._by_digest: dict[str, str] = {}
+        self._started: dict[str, float] = {}
+        self._resent: dict[str, int] = {}
+        self._plan = plan.SynchronousSchedule(
+            sites=tuple(sorted(office.parties.charter.sites, key=str.encode)),
+            minimum=file.config.minimum_sites,
+            deadline_seconds=float(file.config.round_seconds),
+            retries=file.config.retries,
+        )
+
+    def play(self) -> RoundEnd:
+        """Play the round to its end."""
         sites = self._open()
-        opened_at = self._journal("opened", self._office.clock)
-        todo = self._tell(plan.RoundOpened(self._number, sites), opened_at)
-        self._office.observe(RoundStarted(self._version, sites))
-        self._remember()
+        opened_at = self._once("opened", self._office.clock)
+        todo = self._tell(plan.RoundOpened(self._number, sites), float(opened_at))
+        self._office.observe(RoundStarted(self.desk.version, sites))
+        todo = (*self._remember(), *todo)
         while True:
-            for decision in todo:
-                if isinstance(decision, plan.Commit):
-                    end = self._close(decision.updates)
-                    if end is not None:
-                        return end
-                    todo = self._tell_now(plan.Tick())
-                    break
-                if isinstance(decision, plan.Abort):
-                    return self._abort(decision.reason)
-                if isinstance(decision, plan.Dispatch):
-                    self._send(decision.site, first=decision.attempt == 0)
-            else:
-                todo = self._listen()
+            end = self._do(todo)
+            if end is not None:
+                return end
+            todo = self._listen()
+
+    def _do(self, todo: Sequence[plan.Decision]) -> RoundEnd | None:
+        for decision in todo:
+            if isinstance(decision, plan.Commit):
+                return self._close(decision.updates)
+            if isinstance(decision, plan.Abort):
+                return self._abort(decision.reason)
+            if isinstance(decision, plan.Dispatch):
+                self._send(decision.site)
+        return None
 
     # The schedule
 
     @property
     def _number(self) -> int:
-        return self._version * 1001 + self._attempt
+        return self.desk.version * 1001 + self.desk.attempt
 
-    def _fresh_plan(self) -> plan.SynchronousSchedule:
-        config = self._file.config
-        return plan.SynchronousSchedule(
-            sites=tuple(sorted(self._office.parties.charter.sites, key=str.encode)),
-            minimum=config.minimum_sites,
-            deadline_seconds=float(config.round_seconds),
-            retries=config.retries,
-        )
-
-    def _tell(self, event: plan.Event, now: float) -> tuple[plan.Decision, ...]:
-        self._plan, decisions = self._plan.on_event(event, now)
+    def _tell(self, event: plan.Event, now: float | None = None) -> tuple[plan.Decision, ...]:
+        self._plan, decisions = self._plan.on_event(event, float(self._office.clock()) if now is None else now)
         return decisions
 
-    def _tell_now(self, event: plan.Event) -> tuple[plan.Decision, ...]:
-        return self._tell(event, float(self._office.clock()))
-
-    def _journal(self, what: str, make: Any) -> Any:
-        return self._office.journal.once(f"{self._run}/{what}/{self._step}", make)
+    def _once(self, what: str, make: Callable[[], Any]) -> Any:
+        return self._office.journal.once(f"{self.desk.run}/{what}/{self.desk.step}", make)
 
     # Opening
 
     def _open(self) -> tuple[str, ...]:
-        office, version = self._office, self._version
-        decisions = [Decision(**value) for value in self._journal("decisions", self._ask_all)]
+        office, desk = self._office, self.desk
+        decisions = [Decision(**value) for value in self._once("decisions", self._ask_everybody)]
         allowed = {one.identity for one in decisions if one.allowed}
         for one in decisions:
             if not one.allowed:
-                office.gate.deny(f"{self._run}/{self._step}", one, self._run, "ticket")
-        sealed = self._models.sites(version)
-        sites = tuple(site for site in sorted(sealed, key=str.encode) if site in allowed)
-        if office.identity not in allowed:
-            sites = ()
+                office.gate.deny(f"{desk.run}/{desk.step}", one, desk.run, "ticket")
+        sealed = sorted(self._models.sites(desk.version), key=str.encode)
+        sites = tuple(site for site in sealed if site in allowed) if office.identity in allowed else ()
         for site in sites:
-            ticket = self._counter.issue(self._step, site, "train", version, self._file.config.round_seconds)
-            self._tickets[site] = ticket
+            ticket = self._counter.issue(desk.step, site, "train", desk.version, self._file.config.round_seconds)
+            desk.tickets[site] = ticket
             self._by_digest[ticket.digest] = site
-        steps = {f"{self._run}/open/{self._step}": lambda: self._round_open(sites, decisions)}
-        for ticket in self._tickets.values():
-            steps[f"issue/{ticket.digest}"] = lambda ticket=ticket: ticket_issue(office, ticket)  # type: ignore[misc]
+        steps: dict[str, Callable[[], Event]] = {
+            f"{desk.run}/open/{desk.step}": partial(self._round_open, sites, tuple(decisions))
+        }
+        for ticket in desk.tickets.values():
+            steps[f"issue/{ticket.digest}"] = partial(ticket_issue, office, ticket)
         office.notary.record_all(steps)
         return sites
 
-    def _ask_all(self) -> list[dict[str, Any]]:
-        """Ask the group about the server and every site; an outage is waited out until the round's time is over."""
+    def _ask_everybody(self) -> list[dict[str, Any]]:
         office = self._office
-        deadline = office.clock() + self._file.config.round_seconds
-        asked = [(office.identity, "server"), *((site, "site") for site in office.parties.charter.sites)]
+        return self._ask(office.parties.charter.sites, office.clock() + self._file.config.round_seconds)
+
+    def _ask(self, sites: Sequence[str], deadline: float) -> list[dict[str, Any]]:
+        """Ask the group about the server and ``sites``; an outage is waited out until ``deadline``."""
+        office = self._office
         while True:
-            decisions = [office.gate.ask(identity, role) for identity, role in asked]  # type: ignore[arg-type]
-            if not any(one.reason == "outage" for one in decisions) or office.clock() >= deadline:
-                return [one.model_dump(mode="json") for one in decisions]
+            found = [office.gate.ask(office.identity, "server"), *(office.gate.ask(site, "site") for site in sites)]
+            if not any(one.reason == "outage" for one in found) or office.clock() >= deadline:
+                return [one.model_dump(mode="json") for one in found]
             office.pause(_PATIENCE)
 
-    def _round_open(self, sites: Sequence[str], decisions: Sequence[Decision]) -> Event:
+    def _round_open(self, sites: tuple[str, ...], decisions: tuple[Decision, ...]) -> Event:
+        desk = self.desk
         return RoundOpen(
-            **self._office.about(self._run),
-            version=self._version,
-            attempt=self._attempt,
-            parent=self._models.digest(self._version),
-            manifest=self._models.manifest_digest(self._version),
-            participants=tuple(sites),
-            decisions=tuple(decisions),
+            **self._office.about(desk.run),
+            version=desk.version,
+            attempt=desk.attempt,
+            parent=self._models.digest(desk.version),
+            manifest=self._models.manifest_digest(desk.version),
+            participants=sites,
+            decisions=decisions,
         )
 
     # Sending and listening
 
-    def _remember(self) -> None:
+    def _remember(self) -> tuple[plan.Decision, ...]:
         """After a restart: take what was admitted, and what the store already holds, before anything is sent."""
-        office = self._office
-        for site, ticket in self._tickets.items():
+        office, todo = self._office, list[plan.Decision]()
+        for site, ticket in self.desk.tickets.items():
             found = office.journal.get(f"admitted/{ticket.digest}")
+            stored = answer_key(self.desk.run, ticket.digest)
             if found is not None:
-                self._filed[site] = self._refile(ticket)
-                self._judge(site, Admitted.from_json(found))
-            elif office.store.length(answer_key(self._run, ticket.digest)) is not None:
-                self._take(
-                    Arrival(
-                        site, ticket.digest, office.store.get(answer_key(self._run, ticket.digest), limit=ANSWER_BYTES)
-                    )
-                )
+                answer = Answer.from_json(office.journal.get(f"answer/{ticket.digest}"))
+                self.desk.filed[site] = file_receipt(office, self.desk.run, ticket, answer)
+                todo += self._judge(site, Admitted.from_json(found))
+            elif office.store.length(stored) is not None:
+                todo += self._take(Arrival(site, ticket.digest, office.store.get(stored, limit=ANSWER_BYTES)))
+        return tuple(todo)
 
-    def _refile(self, ticket: Issued) -> Filed:
-        answer = Answer.from_json(self._office.journal.get(f"answer/{ticket.digest}"))
-        return file_receipt(self._office, self._run, ticket, answer)
-
-    def _send(self, site: str, *, first: bool) -> None:
-        if site in self._admitted or (site in self._filed and first):
+    def _send(self, site: str) -> None:
+        desk = self.desk
+        if site in desk.admitted or site in desk.done:
             return
-        ticket, two_steps = self._tickets[site], self._office.parties.charter.commit_before_upload
-        upload = not two_steps or self._receipts_closed()
-        filed = self._filed.get(site)
-        digests = None if filed is None or filed.manifest is None or not two_steps else _digests(filed.manifest)
-        if upload and two_steps and digests is None:
-            return  # no receipt of this site stands under the checkpoint
+        ticket, two_steps = desk.tickets[site], self._office.parties.charter.commit_before_upload
+        upload, filed, digests = not two_steps, desk.filed.get(site), None
+        if two_steps and self._receipts_closed():
+            if filed is None or filed.manifest is None:
+                return  # no receipt of this site stands under the checkpoint
+            upload, digests = True, _digests(filed.manifest)
         grants = self._counter.grants(ticket, self._file.schema, upload=upload, digests=digests)
         self._started.setdefault(site, time.monotonic())
-        self._office.transport.dispatch(
-            site, ticket.digest, self._counter.deliver(ticket, grants=grants, witnessed=self._witnessed)
-        )
+        delivery = self._counter.deliver(ticket, grants=grants, witnessed=self._witnessed)
+        self._office.transport.dispatch(site, ticket.digest, delivery)
 
     def _listen(self) -> tuple[plan.Decision, ...]:
-        todo: tuple[plan.Decision, ...] = ()
+        todo: list[plan.Decision] = []
         for arrival in self._office.transport.poll(_PATIENCE):
             todo += self._take(arrival)
         if self._office.parties.charter.commit_before_upload:
             self._close_receipts()
-        return (*todo, *self._tell_now(plan.Tick()))
+        return (*todo, *self._tell(plan.Tick()))
 
     def _take(self, arrival: Arrival) -> tuple[plan.Decision, ...]:
         site = self._by_digest.get(arrival.ticket)
         if site is None or site != arrival.site:
             _log.info("an answer to another ticket came from %s", arrival.site)
             return ()
-        if site in self._admitted or site in self._done:
+        if site in self.desk.admitted or site in self.desk.done:
             return ()
-        ticket = self._tickets[site]
+        ticket = self.desk.tickets[site]
         try:
             if arrival.answer is None:
                 return self._fail(site, arrival.failure or "transport", retry=True)
             answer = read_answer(arrival.answer)
             if answer.fault is not None:
                 return self._fault(site, answer)
-            self._office.journal.once(f"answer/{ticket.digest}", lambda: answer.model_dump(mode="json"))
-            filed = file_receipt(self._office, self._run, ticket, answer)
+            filed = file_receipt(self._office, self.desk.run, ticket, answer)
         except CountersealError as error:
             _log.warning("an answer of %s does not count: %s", site, error)
             return self._fail(site, error.code, retry=False)
+        self._office.journal.put(f"answer/{ticket.digest}", answer.model_dump(mode="json"))
         return self._after_filing(site, ticket, filed)
 
     def _fault(self, site: str, answer: Answer) -> tuple[plan.Decision, ...]:
         fault = answer.fault
-        if fault is not None and fault.code == "consistency_needed" and fault.witness_size is not None:
-            self._resent[site] = self._resent.get(site, 0) + 1
-            if fault.witness_size <= self._office.notary.log.size and self._resent[site] <= 3:
-                self._office.journal.put(f"seen/{site}", fault.witness_size)
-                self._send(site, first=False)
-                return ()
         code = "fault" if fault is None else fault.code
+        size = None if fault is None else fault.witness_size
+        self._resent[site] = self._resent.get(site, 0) + 1
+        if size is not None and size <= self._office.notary.log.size and self._resent[site] <= _RESENDS:
+            self._office.journal.put(f"seen/{site}", size)
+            self._send(site)
+            return ()
         return self._fail(site, code, retry=code in _RETRYABLE)
 
     def _fail(self, site: str, reason: str, *, retry: bool) -> tuple[plan.Decision, ...]:
-        decisions = self._tell_now(plan.Failed(self._number, site, reason, retry=retry))
+        decisions = self._tell(plan.Failed(self._number, site, reason, retry=retry))
         outcome = self._plan.outcome(site)
         if outcome is not None and outcome.standing == "failed":
-            self._finish(SiteDone(self._version, site, "failed", (reason,), seconds=self._elapsed(site)))
+            self._verdicts.finish(site, "failed", (reason,))
         return decisions
 
     def _after_filing(self, site: str, ticket: Issued, filed: Filed) -> tuple[plan.Decision, ...]:
-        self._filed[site] = filed
-        self._seconds[site] = self._elapsed(site)
+        self.desk.filed[site] = filed
+        self.desk.seconds[site] = time.monotonic() - self._started.get(site, time.monotonic())
         if filed.receipt.outcome != "done" or filed.manifest is None:
             return self._fail(site, filed.receipt.reason or filed.receipt.outcome, retry=False)
-        if not filed.uploaded:
-            return self._tell_now(plan.Arrived(self._number, site)) if self._plan_pending(site) else ()
-        return self._admit(site, ticket, filed)
-
-    def _plan_pending(self, site: str) -> bool:
+        if filed.uploaded:
+            return self._admit(site, ticket, filed)
         outcome = self._plan.outcome(site)
-        return outcome is not None and outcome.standing == "pending"
-
-    def _elapsed(self, site: str) -> float:
-        return time.monotonic() - self._started.get(site, time.monotonic())
+        if outcome is not None and outcome.standing == "pending":
+            return self._tell(plan.Arrived(self._number, site))
+        return ()
 
     # Two steps
 
     def _receipts_closed(self) -> bool:
-        return self._office.journal.get(f"{self._run}/receipts/{self._step}") is not None
+        return self._office.journal.get(f"{self.desk.run}/receipts/{self.desk.step}") is not None
 
     def _close_receipts(self) -> None:
-        """Put the receipts of the round under a checkpoint, then give leave to upload, once all are in or time is half over."""
+        """Put the round's receipts under a checkpoint, then give leave to upload, once all are in or half the time is over."""
         if self._receipts_closed():
             return
-        waiting = [site for site in self._tickets if site not in self._filed and site not in self._done]
-        half = self._plan.deadline - self._file.config.round_seconds / 2
-        if waiting and self._office.clock() < half:
+        waiting = [site for site in self.desk.tickets if site not in self.desk.filed and site not in self.desk.done]
+        if waiting and self._office.clock() < self._plan.deadline - self._file.config.round_seconds / 2:
             return
         self._office.publish()
-        self._journal("receipts", lambda: sorted(self._filed))
-        for site in sorted(self._filed):
-            if site not in self._done:
-                self._send(site, first=False)
+        self._once("receipts", lambda: sorted(self.desk.filed))
+        for site in sorted(self.desk.filed):
+            self._send(site)
 
     # Judging
 
     def _admit(self, site: str, ticket: Issued, filed: Filed) -> tuple[plan.Decision, ...]:
+        office, run = self._office, self.desk.run
+        decision = self._ask_one(site)
+        if not decision.allowed:
+            office.gate.deny(f"{run}/{self.desk.step}/admission", decision, run, "admission")
+            found = Admitted(site, ticket.digest, None, "", None, ("not_authorized",), 0)
+        else:
+            try:
+                found = admit(
+                    office, self._file, ticket, filed, self._history, office.parties.charter.limits.norm_bound
+                )
+            except StoreError as error:
+                return self._fail(site, error.code, retry=True)
+        membership = decision.model_dump(mode="json")
+        office.journal.put_many(
+            {f"admitted/{ticket.digest}": found.to_json(), f"membership/{ticket.digest}": membership}
+        )
+        return self._judge(site, found)
+
+    def _ask_one(self, site: str) -> Decision:
         office = self._office
         decision = office.gate.ask(site, "site")
         while decision.reason == "outage" and office.clock() < self._plan.deadline:
             office.pause(_PATIENCE)
             decision = office.gate.ask(site, "site")
-        if not decision.allowed:
-            office.gate.deny(f"{self._run}/{self._step}/admission", decision, self._run, "admission")
-            found = Admitted(site, ticket.digest, None, "", None, ("not_authorized",), 0)
-        else:
-            try:
-                bound = office.parties.charter.limits.norm_bound
-                found = admit(office, self._file, ticket, filed, self._history, bound)
-            except StoreError as error:
-                return self._fail(site, error.code, retry=True)
-        office.journal.put_many(
-            {
-                f"admitted/{ticket.digest}": found.to_json(),
-                f"membership/{ticket.digest}": decision.model_dump(mode="json"),
-            }
-        )
-        return self._judge(site, found)
+        return decision
 
     def _judge(self, site: str, found: Admitted) -> tuple[plan.Decision, ...]:
-        self._admitted[site] = found
+        self.desk.admitted[site] = found
         if found.reasons:
-            self._reject(site, found.reasons)
-            return self._tell_now(plan.Rejected(self._number, site, found.reasons[0]))
-        return self._tell_now(plan.Admitted(self._number, site))
-
-    def _reject(self, site: str, reasons: Sequence[str]) -> None:
-        ticket, filed = self._tickets[site], self._filed.get(site)
-        self._office.notary.record(
-            f"verdict/{ticket.digest}",
-            lambda: UpdateReject(
-                **self._office.about(self._run),
-                version=self._version,
-                site=site,
-                ticket=ticket.digest,
-                receipt=None if filed is None else filed.digest,
-                reasons=tuple(reasons),
-            ),
-        )
-        self._finish(self._site_done(site, "rejected", tuple(reasons)))
-
-    def _site_done(self, site: str, verdict: str, reasons: tuple[str, ...] = (), **more: Any) -> SiteDone:
-        admitted, filed = self._admitted.get(site), self._filed.get(site)
-        statistics = None if admitted is None else admitted.statistics
-        return SiteDone(
-            self._version,
-            site,
-            verdict,
-            reasons,
-            norm=None if statistics is None or not statistics.finite else statistics.norm,
-            bytes=0 if admitted is None else admitted.length,
-            seconds=self._seconds.get(site, 0.0),
-            metrics={} if filed is None else filed.metrics,
-            **more,
-        )
-
-    def _finish(self, done: SiteDone) -> None:
-        if done.site not in self._done:
-            self._done[done.site] = done
-            self._office.observe(done)
+            self._verdicts.reject(site, found.reasons)
+            return self._tell(plan.Rejected(self._number, site, found.reasons[0]))
+        return self._tell(plan.Admitted(self._number, site))
 
     # The end
 
-    def _close(self, updates: Sequence[str]) -> RoundEnd | None:
-        """Screen the round together, ask the group once more, commit. None: somebody fell out, ask the schedule again."""
+    def _close(self, updates: Sequence[str]) -> RoundEnd:
+        """Screen the round together, ask the group once more, commit: or abort, if too few are left."""
         verdicts = self._screen(updates)
-        refused = [site for site in updates if not verdicts[site].admit]
-        for site in refused:
-            self._reject(site, verdicts[site].reasons)
-            decisions = self._tell_now(plan.Excluded(self._number, site, verdicts[site].reasons[0]))
-            if any(isinstance(one, plan.Abort) for one in decisions):
+        for site in [site for site in updates if not verdicts[site].admit]:
+            self._verdicts.reject(site, verdicts[site].reasons)
+            if self._fell_out(site, verdicts[site].reasons[0]):
                 return self._abort("membership")
-        updates = [site for site in updates if site not in refused]
-        self._record_admissions(updates, verdicts)
-        membership = [Decision(**value) for value in self._journal("membership", lambda: self._ask_again(updates))]
-        out = [one for one in membership if not one.allowed]
-        if any(one.role == "server" for one in out):
-            return self._abort("not_authorized")
-        for one in out:
-            self._exclude(one)
-            decisions = self._tell_now(plan.Excluded(self._number, one.identity, one.reason))
-            if any(isinstance(decision, plan.Abort) for decision in decisions):
-                return self._abort("outage" if one.reason == "outage" else "membership")
-        updates = [site for site in updates if all(one.identity != site for one in out)]
-        self._expire_the_rest("round_closed")
-        inputs = [(self._tickets[site], self._admitted[site]) for site in sorted(updates, key=str.encode)]
-        made = commit(
-            self._office, self._file, self._models, self._version, inputs, self._excluded(updates), membership
-        )
-        for site in sorted(updates):
-            verdict = verdicts[site]
-            flags = tuple(sorted({*verdict.flags, *(f"persistent_{flag}" for flag in verdict.persistent)}))
-            self._finish(self._site_done(site, "admitted", flags=flags, coefficient=made.coefficients[site]))
-        self._tell_now(plan.Committed(self._number))
-        return RoundEnd(True, "committed", self._results(), made)
+        updates = [site for site in updates if verdicts[site].admit]
+        self._verdicts.admit(updates, verdicts)
+        membership = [
+            Decision(**value) for value in self._once("membership", lambda: self._ask(updates, self._plan.deadline))
+        ]
+        for one in membership:
+            if not one.allowed and one.role == "server":
+                return self._abort("outage" if one.reason == "outage" else "not_authorized")
+            if not one.allowed:
+                self._verdicts.exclude(one)
+                if self._fell_out(one.identity, one.reason):
+                    return self._abort("outage" if one.reason == "outage" else "membership")
+        updates = [one.identity for one in membership if one.allowed and one.role == "site"]
+        return self._commit(updates, verdicts, membership)
+
+    def _fell_out(self, site: str, reason: str) -> bool:
+        decisions = self._tell(plan.Excluded(self._number, site, reason))
+        return any(isinstance(one, plan.Abort) for one in decisions)
 
     def _screen(self, updates: Sequence[str]) -> dict[str, Verdict]:
-        candidates = [found for site in updates if (found := self._admitted[site].candidate()) is not None]
+        candidates = [found for site in updates if (found := self.desk.admitted[site].candidate()) is not None]
         return screen(candidates, self._history, self._office.parties.charter.limits.norm_bound)
 
-    def _record_admissions(self, sites: Sequence[str], verdicts: dict[str, Verdict]) -> None:
-        steps = {}
-        for site in sorted(sites):
-            ticket = self._tickets[site]
-            opening = self._office.journal.once(f"statistics/{ticket.digest}", lambda site=site: self._statistics(site))
-            steps[f"verdict/{ticket.digest}"] = lambda site=site, opening=opening: self._update_admit(  # type: ignore[misc]
-                site, verdicts[site], opening
-            )
-        self._office.notary.record_all(steps)
-
-    def _statistics(self, site: str) -> dict[str, Any]:
-        statistics = self._admitted[site].statistics
-        if statistics is None:
-            return {"value": None, "salt": salt()}
-        value = {
-            "digest": self._admitted[site].digest,
-            "norm": statistics.norm,
-            "layer_norms": list(statistics.layer_norms),
-        }
-        return {"value": value, "salt": salt()}
-
-    def _update_admit(self, site: str, verdict: Verdict, opening: dict[str, Any]) -> Event:
-        ticket, filed = self._tickets[site], self._filed[site]
-        manifest = filed.receipt.manifest
-        if manifest is None:
-            raise LookupError("an admitted update has a manifest")
-        return UpdateAdmit(
-            **self._office.about(self._run),
-            version=self._version,
-            site=site,
-            ticket=ticket.digest,
-            receipt=filed.digest,
-            manifest=manifest,
-            statistics=commitment(opening["value"], opening["salt"]),
-            flags=tuple(sorted({*verdict.flags, *(f"persistent_{flag}" for flag in verdict.persistent)})),
-            decision=Decision(**self._office.journal.get(f"membership/{ticket.digest}")),
-        )
-
-    def _ask_again(self, sites: Sequence[str]) -> list[dict[str, Any]]:
-        office = self._office
-        asked = [(office.identity, "server"), *((site, "site") for site in sorted(sites))]
-        while True:
-            found = [office.gate.ask(identity, role) for identity, role in asked]  # type: ignore[arg-type]
-            if not any(one.reason == "outage" for one in found) or office.clock() >= self._plan.deadline:
-                return [one.model_dump(mode="json") for one in found]
-            office.pause(_PATIENCE)
-
-    def _exclude(self, decision: Decision) -> None:
-        ticket = self._tickets[decision.identity]
-        self._office.notary.record(
-            f"exclude/{ticket.digest}",
-            lambda: UpdateExclude(
-                **self._office.about(self._run),
-                version=self._version,
-                site=decision.identity,
-                ticket=ticket.digest,
-                reason=decision.reason,
-                decision=decision,
-            ),
-        )
-        self._finish(self._site_done(decision.identity, "excluded", (decision.reason,)))
-
-    def _expire_the_rest(self, reason: str) -> None:
-        """Say of every ticket without a verdict that it is over; a receipt that says "failed" is its own end."""
-        steps = {}
-        for site, ticket in self._tickets.items():
-            if self._office.notary.step(f"verdict/{ticket.digest}") is None:
-                filed = self._filed.get(site)
-                if filed is not None and filed.receipt.outcome != "done":
-                    continue
-                code = self._done[site].reasons[0] if site in self._done and self._done[site].reasons else reason
-                steps[f"expire/{ticket.digest}"] = lambda ticket=ticket, code=code: TicketExpire(  # type: ignore[misc]
-                    **self._office.about(self._run),
-                    version=self._version,
-                    ticket=ticket.digest,
-                    site=ticket.order.site,
-                    reason=code,
-                )
-                self._finish(self._site_done(site, "expired", (code,)))
-        self._office.notary.record_all(steps)
-
-    def _excluded(self, updates: Sequence[str]) -> tuple[Excluded, ...]:
-        out = []
-        for site in sorted(self._office.parties.charter.sites):
-            if site not in updates:
-                done = self._done.get(site)
-                out.append(Excluded(site=site, reason=done.reasons[0] if done and done.reasons else "not_asked"))
-        return tuple(out)
+    def _commit(self, updates: Sequence[str], verdicts: dict[str, Verdict], membership: Sequence[Decision]) -> RoundEnd:
+        desk = self.desk
+        self._verdicts.expire_the_rest("round_closed")
+        inputs = [(desk.tickets[site], desk.admitted[site]) for site in sorted(updates, key=str.encode)]
+        excluded = self._verdicts.excluded(updates)
+        made = commit(self._office, self._file, self._models, desk.version, inputs, excluded, membership)
+        for site in sorted(updates):
+            flags = flags_of(verdicts[site])
+            self._verdicts.finish(site, "admitted", flags=flags, coefficient=made.coefficients[site])
+        self._tell(plan.Committed(self._number))
+        return RoundEnd(True, "committed", desk.results(), made)
 
     def _abort(self, reason: str) -> RoundEnd:
-        self._expire_the_rest("round_aborted")
-        steps = {}
-        for ticket in self._tickets.values():
-            admitted = self._admitted.get(ticket.order.site)
-            verdict = self._office.notary.step(f"verdict/{ticket.digest}")
-            if verdict is not None and admitted is not None and not admitted.reasons:
-                steps[f"unused/{ticket.digest}"] = lambda ticket=ticket: UpdateUnused(  # type: ignore[misc]
-                    **self._office.about(self._run),
-                    version=self._version,
-                    site=ticket.order.site,
-                    ticket=ticket.digest,
-                    reason="round_aborted",
-                )
-        steps[f"{self._run}/abort/{self._step}"] = lambda: RoundAbort(
-            **self._office.about(self._run),
-            version=self._version,
-            attempt=self._attempt,
-            reason=reason,
-            excluded=self._excluded(()),
-        )
-        self._office.notary.record_all(steps)
+        self._verdicts.expire_the_rest("round_aborted")
+        self._verdicts.abort(reason)
         self._office.publish()
-        return RoundEnd(False, reason, self._results())
-
-    def record(self, end: RoundEnd) -> dict[str, Any]:
-        """Return what later rounds need of this one, as JSON: every update that was read, and what became of it."""
-        done = {one.site: one for one in end.sites}
-        updates = [
-            {
-                "admitted": found.to_json(),
-                "reasons": [] if done[site].verdict != "rejected" else list(done[site].reasons),
-                "flags": [flag for flag in done[site].flags if not flag.startswith("persistent_")],
-            }
-            for site, found in sorted(self._admitted.items())
-            if site in done
-        ]
-        return {"committed": end.committed, "reason": end.reason, "updates": updates}
-
-    def _results(self) -> tuple[SiteDone, ...]:
-        return tuple(self._done[site] for site in sorted(self._done))
-
-
-def ticket_issue(office: Office, ticket: Issued) -> TicketIssue:
-    """Return the leaf that says that ``ticket`` was issued."""
-    order = ticket.order
-    return TicketIssue(
-        **office.about(order.run),
-        version=order.version,
-        ticket=ticket.digest,
-        site=order.site,
-        seq=order.seq,
-        kind=order.kind,
-        not_after=order.not_after,
-    )
+        return RoundEnd(False, reason, self.desk.results())
 
 
 def _digests(manifest: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,10 @@ from .models import Models
 from .office import Office, RunFile
 from .quorum import Quorums
 from .receipts import file_receipt, read_answer
-from .round import Round, RoundEnd, ticket_issue
+from .round import Round, RoundEnd
 from .start import start_run
 from .tickets import Counter, Issued
+from .verdicts import ticket_issue
 
 __all__ = ["RunResult", "run_to_end"]
 
@@ -95,17 +97,17 @@ class _Run:
     def _version(self, version: int, history: History) -> tuple[RoundEnd, History]:
         """Play attempts at the version after ``version`` until one commits or the retries are spent."""
         office, config = self._office, self._file.config
-        end = RoundEnd(False, "not_played", ())
+        end = RoundEnd(False, "not_played")
         for attempt in range(config.retries + 1):
             started = time.monotonic()
             witnessed = self._witnessed(version)
             if witnessed is None:
-                return RoundEnd(False, "no_quorum", ()), history
-            played = Round(office, self._file, self._models, self._counter, version, attempt, history)
+                return RoundEnd(False, "no_quorum"), history
+            played = Round(office, self._file, self._models, self._counter, version, attempt, history, witnessed)
             over = office.journal.get(f"{self._run}/over/{version}/{attempt}")
-            end = played.play(witnessed) if over is None else _replayed(over)
+            end = played.play() if over is None else _replayed(over)
             record = office.journal.once(
-                f"{self._run}/over/{version}/{attempt}", lambda end=end, played=played: played.record(end)
+                f"{self._run}/over/{version}/{attempt}", partial(played.desk.record, end.committed, end.reason)
             )
             history = _fold(history, version, record)
             if over is None:
@@ -146,7 +148,7 @@ class _Run:
         try:
             return {name: np.array(value) for name, value in decode(self._file.schema, opened.read()).items()}
         finally:
-            opened.source.close()  # type: ignore[attr-defined]
+            opened.source.close()
 
     # The end
 
@@ -222,7 +224,7 @@ class _Run:
         deadline = office.journal.once(f"{run}/receive", lambda: office.clock() + seconds)
         tickets = {site: self._counter.issue("receive", site, "receive", version, seconds) for site in recipients}
         office.notary.record_all(
-            {f"issue/{one.digest}": lambda one=one: ticket_issue(office, one) for one in tickets.values()}  # type: ignore[misc]
+            {f"issue/{one.digest}": partial(ticket_issue, office, one) for one in tickets.values()}
         )
         waiting = {ticket.digest: ticket for ticket in tickets.values()}
         for ticket in tickets.values():
@@ -262,7 +264,7 @@ class _Run:
 
 
 def _replayed(record: Mapping[str, Any]) -> RoundEnd:
-    return RoundEnd(bool(record["committed"]), str(record["reason"]), ())
+    return RoundEnd(bool(record["committed"]), str(record["reason"]))
 
 
 def _fold(history: History, version: int, record: Mapping[str, Any]) -> History:

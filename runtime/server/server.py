@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from ...audit.events import FederationCreate, MemberAdd
+from ...audit.events import Event, FederationCreate, MemberAdd
 from ...audit.log import Log
 from ...durable import Probe, create_file, make_folder, silent
+from ...trust.charter.model import Member
 from ...trust.charter.signing import SignedCharter
 from ...trust.errors import CustodyError
 from ...trust.group import Authorizer
@@ -133,22 +135,26 @@ class Server:
         signatures = tuple(self._keep(signed.raw) for signed in self._charter.signatures)
         for statement in self._charter.statements.values():
             self._keep(statement.raw)
-        about = {"federation": charter.federation, "actor": office.identity}
+        about: dict[str, Any] = {"federation": charter.federation, "actor": office.identity}
         source = office.gate.ask(office.identity, "server").source
-        steps: dict[str, Callable[[], FederationCreate | MemberAdd]] = {
+        steps: dict[str, Callable[[], Event]] = {
             "federation": lambda: FederationCreate(
                 **about, time=office.clock(), charter=self._charter.digest, signatures=signatures, authorizer=source
             )
         }
         for member in charter.members:
-            steps[f"member/{member.identity}"] = lambda member=member: MemberAdd(  # type: ignore[misc]
-                **about,
-                time=office.clock(),
-                identity=member.identity,
-                roles=member.roles,
-                statement=self._charter.statements[member.identity].digest,
-            )
+            steps[f"member/{member.identity}"] = partial(self._member_add, member)
         office.notary.record_all(steps)
+
+    def _member_add(self, member: Member) -> Event:
+        return MemberAdd(
+            federation=self._charter.charter.federation,
+            actor=self._office.identity,
+            time=self._office.clock(),
+            identity=member.identity,
+            roles=member.roles,
+            statement=self._charter.statements[member.identity].digest,
+        )
 
     def _keep(self, raw: bytes) -> str:
         """Put a canonical object beside the log, under its digest."""

@@ -21,7 +21,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from ...audit.errors import ForkError
 from ...audit.events import Place as LogPlace
@@ -51,6 +51,8 @@ from .state import SiteState
 from .work import Done, Workshop, metrics_commitment
 
 __all__ = ["Site"]
+
+Outcome = Literal["done", "refused", "failed"]
 
 _log = logging.getLogger(__name__)
 
@@ -188,7 +190,7 @@ class Site:
                 remedy="Ask the group's manager; this site asks again at the next delivery.",
             )
 
-    def _work(self, verified: Verified, delivery: Delivery) -> tuple[Done, str, str | None]:
+    def _work(self, verified: Verified, delivery: Delivery) -> tuple[Done, Outcome, str | None]:
         digest = verified.ticket.digest
         found = self._state.journal.get(f"work/{digest}")
         if found is not None:
@@ -210,7 +212,7 @@ class Site:
         self._state.journal.put(f"work/{digest}", _as_json(done))
         return done, "done", None
 
-    def _receipt(self, verified: Verified, done: Done, outcome: str, reason: str | None) -> None:
+    def _receipt(self, verified: Verified, done: Done, outcome: Outcome, reason: str | None) -> None:
         ticket, journal = verified.ticket, self._state.journal
         order, witness = ticket.document, verified.witness
         receipt = sign(

@@ -29,7 +29,7 @@ from ...trust.documents import Signed
 from ...trust.errors import PlaceError
 from ...trust.identifiers import sha256
 from ...trust.keys.member import MemberKeys
-from ...trust.keys.sealing import SealingKey, SealSuite
+from ...trust.keys.sealing import SealingKey
 from ...trust.tickets import Ticket
 from ..config import RunConfig
 from ..delivery import DELIVERY_LIMIT, Delivery, Opening
@@ -56,7 +56,7 @@ class Done:
 
 def run_key(run: RunStart) -> SealingKey:
     """Return the key to which the updates of ``run`` are sealed."""
-    return SealingKey(cast(SealSuite, run.suite), base64.b64decode(run.seal_key, validate=True))
+    return SealingKey(run.suite, base64.b64decode(run.seal_key, validate=True))
 
 
 class Workshop:

@@ -47,6 +47,7 @@ T = TypeVar("T")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _WEEK = 7 * 24 * 3600  # the longest that Signature V4 allows
 _SOON = 900
+_PAGE = 1000  # the most that S3 lists at once
 
 
 class S3Store:
@@ -217,7 +218,7 @@ class S3Store:
         while True:
             page = self._call(
                 prefix,
-                lambda: self._s3.list_objects_v2(Bucket=self.place.bucket, Prefix=wanted, **token),  # noqa: B023
+                lambda: self._s3.list_objects_v2(Bucket=self.place.bucket, Prefix=wanted, MaxKeys=_PAGE, **token),  # noqa: B023
             )
             for entry in page.get("Contents", []):
                 yield entry["Key"].removeprefix(above)
@@ -279,7 +280,8 @@ class S3Store:
                         Bucket=self.place.bucket,
                         Key=name,
                         UploadId=grant.upload,
-                        PartNumberMarker=marker,  # noqa: B023
+                        PartNumberMarker=marker,
+                        MaxParts=_PAGE,  # noqa: B023
                     ),
                 )
             except (ObjectMissingError, GrantError):
