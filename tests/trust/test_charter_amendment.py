@@ -166,6 +166,9 @@ ATTACKS: dict[str, Attack] = {
         lambda: amended(members=_replaced("dora", statement_of(
             "dora", keys_of("dora", 3), previous=rotated("dora"), previous_signer=keys_of("dora", 2).signer))), (),
         "members.4.statement", "serial 3 does not follow"),
+    "a heir of other keys than those in force": Attack(
+        lambda: amended(members=_replaced("dora", rotated("dora", previous=statement_of("dora", keys_of("dora", 5))))), (),
+        "members.4.statement", "does not follow the statement in force"),
     "a rotation signed by another member": Attack(
         lambda: amended(members=_replaced("dora", statement_of(
             "dora", keys_of("dora", 2), previous=first_statement("dora"), previous_signer=keys_of("cleo").signer))), (),

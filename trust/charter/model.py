@@ -134,8 +134,8 @@ class Charter(Document):
 
     @property
     def sites(self) -> tuple[str, ...]:
-        """The sites' identities in charter order, which is the order of every sum."""
-        return tuple(member.identity for member in self.members if "site" in member.roles)
+        """The sites' identities, ascending by their bytes: the order of every sum (docs/formats/arithmetic.md)."""
+        return tuple(sorted(member.identity for member in self.members if "site" in member.roles))
 
     @property
     def cosigners(self) -> frozenset[str]:

@@ -51,7 +51,9 @@ def approve_revocation(charter: Charter, votes: Sequence[Signed[Revocation]]) ->
 
 
 def _count(charter: Charter, member: str, voters: Iterable[str], where: str) -> frozenset[str]:
-    counted = (charter.cosigners & frozenset(voters)) - {member}
+    counted = charter.cosigners & frozenset(
+        voters
+    )  # never the member: a recovery refuses it, a revocation is then its own
     if len(counted) < threshold(charter):
         raise CharterError(
             f"{len(counted)} sites agree about {member}, not {threshold(charter)}",

@@ -40,7 +40,7 @@ group:
   id: {group}
   authorizer: roster            # roster (a file) or globus (the UUID of a Globus group)
 suite: MLKEM768_X25519          # or P384, MLKEM1024_P384; no fallback
-members:                        # the order of the sites is the order of every sum
+members:
   - identity: server
     name: The operator of the server
     roles: [server]
