@@ -59,7 +59,8 @@ def charter_vectors(keys: dict[str, MemberKeys]) -> Row:
     text, digest = made.payload().decode(), made.digest
 
     def word(who: str, by: str, **more: Any) -> str:
-        document = CharterSignature(**({"federation": "lung", "charter": digest, "identity": who, "time": NOW} | more))
+        fields: Row = {"federation": "lung", "charter": digest, "identity": who, "time": NOW}
+        document = CharterSignature(**(fields | more))
         return sign(document, keys[by].signer).raw.decode()
 
     signatures = {name: word(name, name) for name in PARTIES} | {

@@ -52,7 +52,7 @@ def test_message(file: str) -> None:
     def read() -> str:
         if file.endswith(".enrolment.counterseal.json"):
             return _open(path.read_bytes()).token or ""
-        return read_message(path, _resolve, federation="lung", now=INDEX["now"]).document.identity
+        return str(read_message(path, _resolve, federation="lung", now=INDEX["now"]).document.identity)
 
     if code is None:
         assert read() in {"east", INDEX["token"]}
