@@ -9,6 +9,7 @@ pass, one segment of plaintext at a time, nothing of it on disk.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,8 +73,9 @@ def admit(office: Office, file: RunFile, ticket: Issued, filed: Filed, history: 
     try:
         manifest = _manifest(office, file, ticket, filed)
         _complete(office, ticket, filed)
-        opened = open_update(office, file, ticket, manifest)
-        statistics, digest = _measure(opened, file.schema.floats())
+        with ExitStack() as stack:
+            opened = _open(office, file, ticket, manifest, stack)
+            statistics, digest = _measure(opened, file.schema.floats())
     except CountersealError as error:
         if isinstance(error, StoreError) and error.retryable:
             raise
@@ -117,13 +119,12 @@ def _complete(office: Office, ticket: Issued, filed: Filed) -> None:
         office.store.complete(Grant.from_json(bare), filed.etags)
 
 
-def open_update(office: Office, file: RunFile, ticket: Issued, manifest: Signed[Manifest]) -> Opened:
-    """Open the update that answers ``ticket``, with the run's key."""
-    source = office.store.open(update_payload_key(ticket.order.run, ticket.digest))
+def _open(office: Office, file: RunFile, ticket: Issued, manifest: Signed[Manifest], stack: ExitStack) -> Opened:
+    source = stack.enter_context(office.store.open(update_payload_key(ticket.order.run, ticket.digest)))
     return open_blob(manifest, source, file.key, file.schema.floats())
 
 
-def reopen_update(office: Office, file: RunFile, ticket: Issued, manifest: str) -> Opened:
+def open_update(office: Office, file: RunFile, ticket: Issued, manifest: str, stack: ExitStack) -> Opened:
     """Open an admitted update again: its manifest is verified again, its parts are hashed again."""
     raw = manifest.encode()
     filed = read_manifest(
@@ -140,7 +141,7 @@ def reopen_update(office: Office, file: RunFile, ticket: Issued, manifest: str) 
         sender=office.parties.signing_key(raw, ticket.order.site, at=office.notary.log.size),
         now=None,
     )
-    return open_update(office, file, ticket, filed)
+    return _open(office, file, ticket, filed, stack)
 
 
 def _measure(opened: Opened, schema: Schema) -> tuple[UpdateStatistics, str]:

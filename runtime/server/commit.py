@@ -7,7 +7,7 @@ everybody whose update is not in it, with the reason. Salts and manifest are jou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from ...algorithms.rule import UpdateMeta
 from ...audit.events import AggregateCommit, Decision, Excluded, Input, commitment, salt
 from ...trust.dsse import read
 from ...trust.identifiers import sha256
-from .admission import Admitted, reopen_update
+from .admission import Admitted, open_update
 from .aggregate import combined
 from .models import Models
 from .office import Office, RunFile
@@ -124,14 +124,10 @@ def _chunks(
     version: int,
     inputs: Sequence[tuple[Issued, Admitted]],
     coefficients: Float32,
-) -> Any:
+) -> Iterator[memoryview]:
     with ExitStack() as stack:
-        parent = models.open(version)
-        updates = [reopen_update(office, file, ticket, admitted.manifest or "") for ticket, admitted in inputs]
-        for opened in (parent, *updates):
-            close = getattr(opened.source, "close", None)
-            if close is not None:
-                stack.callback(close)
+        parent = models.open(version, stack)
+        updates = [open_update(office, file, ticket, admitted.manifest or "", stack) for ticket, admitted in inputs]
         yield from combined(file.schema, parent, updates, file.rule, coefficients)
 
 

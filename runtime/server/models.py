@@ -8,6 +8,7 @@ one segment at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from ...parameters import encode
@@ -92,9 +93,9 @@ class Models:
         """Return the sites to which ``version`` is sealed."""
         return tuple(self.record(version)["sites"])
 
-    def open(self, version: int) -> Opened:
-        """Open ``version`` with the run's key."""
-        source = self._office.store.open(global_payload_key(self._run, version))
+    def open(self, version: int, stack: ExitStack) -> Opened:
+        """Open ``version`` with the run's key; its source closes with ``stack``."""
+        source = stack.enter_context(self._office.store.open(global_payload_key(self._run, version)))
         return open_blob(self.manifest(version), source, self._file.key, self._file.schema, workers=2)
 
     def manifest(self, version: int) -> Signed[Manifest]:

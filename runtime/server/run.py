@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -144,11 +145,9 @@ class _Run:
 
     def parameters(self, version: int) -> dict[str, Array]:
         """Return the parameters of ``version``, in memory."""
-        opened = self._models.open(version)
-        try:
-            return {name: np.array(value) for name, value in decode(self._file.schema, opened.read()).items()}
-        finally:
-            opened.source.close()
+        with ExitStack() as stack:
+            data = self._models.open(version, stack).read()
+        return {name: np.array(value) for name, value in decode(self._file.schema, data).items()}
 
     # The end
 
