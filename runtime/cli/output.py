@@ -1,0 +1,137 @@
+"""What leaves the command line: one JSON document, tables, and error messages, none of which carries a secret."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ...errors import CountersealError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["console", "emit", "exit_code", "fields", "plain", "show_error", "show_logging", "system_error"]
+
+_UNAVAILABLE = frozenset({"journal", "store_unavailable", "store_setup", "transport", "environment"})
+_QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*")
+
+
+class EnvironmentFault(CountersealError):
+    """This machine lacks what the command needs."""
+
+    code = "environment"
+
+
+def exit_code(error: CountersealError) -> int:
+    """Return 3 where the environment is at fault, else 1."""
+    return 3 if error.code in _UNAVAILABLE else 1
+
+
+def system_error(error: OSError | ImportError) -> CountersealError | None:
+    """Return a message for what the operating system or a missing extra said, or None where it is a bug of ours."""
+    if isinstance(error, ImportError):
+        return _missing(error.name or "")
+    if isinstance(error, BrokenPipeError):
+        return None
+    where = str(error.filename) if error.filename is not None else ""
+    return EnvironmentFault(error.strerror or type(error).__name__, where=where)
+
+
+def _missing(module: str) -> CountersealError | None:
+    extras = {
+        "torch": "torch",
+        "boto3": "s3",
+        "botocore": "s3",
+        "sklearn": "demo",
+        "pkcs11": "pkcs11",
+        "jinja2": "report",
+    }
+    extra = extras.get(module.partition(".")[0])
+    if extra is None:
+        return None
+    return EnvironmentFault(f"{module} is not installed", remedy=f"Run: pip install 'counterseal[{extra}]'")
+
+
+def plain(value: object) -> str:
+    """Return ``value`` as text for a terminal: control, format and bidirectional characters stand as escapes.
+
+    >>> plain("a\\x1b[2Jb")
+    'a\\\\x1b[2Jb'
+    """
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character)[0] == "C" else character
+        for character in str(value)
+    )
+
+
+def console(*, errors: bool = False) -> Console:
+    """Return a console on standard output, or on standard error; it reads no markup in what it prints."""
+    from rich.console import Console
+
+    wide = None if (sys.stderr if errors else sys.stdout).isatty() else 160
+    return Console(stderr=errors, markup=False, highlight=False, emoji=False, soft_wrap=False, width=wide)
+
+
+def emit(value: object) -> None:
+    """Print the one JSON document of ``--json``."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=True, sort_keys=False, allow_nan=False))
+
+
+def fields(rows: dict[str, object]) -> None:
+    """Print names and values in two columns."""
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():
+        typer.echo(f"{name:<{width}}  {plain(value)}")
+
+
+def show_error(error: CountersealError) -> None:
+    """Print what was wrong, where and what to do on standard error."""
+    from rich.text import Text
+
+    out = console(errors=True)
+    text = Text("error: ", style="bold red")
+    text.append("\n".join(plain(redact(line)) for line in error.what.splitlines()), style="default")
+    out.print(text, soft_wrap=True)
+    for label, value in (("where", error.where), ("mend", error.remedy)):
+        if value:
+            out.print(Text(f"  {label}: ", style="bold").append(plain(redact(value)), style="default"), soft_wrap=True)
+
+
+def redact(text: str) -> str:
+    """Return ``text`` without the query strings of its URLs, where grants carry their signatures."""
+    return _QUERY.sub(r"\1?...", text)
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(plain(line) for line in redact(super().format(record)).splitlines())
+
+
+def show_logging(verbose: int) -> None:
+    """Show this package's own logging on standard error: warnings, with 1 information, with 2 everything.
+
+    Libraries are left alone: their debug output would show signed addresses and headers.
+    """
+    logger = logging.getLogger("counterseal")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    logger.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
+
+
+def jsonable(value: Any) -> Any:
+    """Return ``value`` with numbers that JSON lacks as None."""
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, dict):
+        return {str(name): jsonable(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(one) for one in value]
+    return value

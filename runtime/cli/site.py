@@ -1,0 +1,79 @@
+"""`counterseal site`: one institution's runtime."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run and check one institution's site.")
+
+ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The site's YAML file.")]
+
+
+@app.callback()
+def _group() -> None:
+    pass
+
+
+@app.command()
+def run(
+    config: ConfigOption,
+    delivery: Annotated[
+        Path | None, typer.Option(help="Answer this one delivery, carried by hand, instead of serving.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the answer here instead of to standard output.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+) -> None:
+    """Answer deliveries: framed on standard input and output, or one from a file.
+
+    A server's local transport starts this command; it ends when its standard input ends.
+
+    Example: counterseal site run --config site.yaml --delivery monday.json --out answer.json
+    """
+    if delivery is None and sys.stdin.isatty():
+        raise typer.BadParameter(
+            "standard input is a terminal; a transport starts this command, or give --delivery FILE",
+            param_hint="--delivery",
+        )
+    if delivery is None and out is not None:
+        raise typer.BadParameter("--out belongs to --delivery", param_hint="--out")
+    from ..assembly import open_site
+    from ..config import load_site
+
+    settings = load_site(config)
+    with open_site(settings) as site:
+        if delivery is None:
+            from ..site.worker import serve_standard_streams
+
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server; the end of the input ends this
+            count = serve_standard_streams(site)
+            if not quiet:
+                typer.echo(f"{settings.identity}: {count} deliveries answered", err=True)
+            return
+        _answer(site.handle(_read(delivery)), out)
+
+
+def _read(path: Path) -> bytes:
+    from ..delivery import DELIVERY_LIMIT
+
+    with path.open("rb") as file:
+        return file.read(DELIVERY_LIMIT + 1)  # one byte more than is allowed: the site refuses it by its own rule
+
+
+def _answer(answer: bytes, out: Path | None) -> None:
+    if out is None:
+        sys.stdout.buffer.write(answer + b"\n")
+        sys.stdout.flush()
+    else:
+        out.write_bytes(answer)
+    from ...trust.canonical import parse
+    from ..delivery import Answer
+
+    fault = Answer.from_json(parse(answer, limit=len(answer), what="answer")).fault
+    if fault is not None:
+        typer.echo(f"the delivery was refused: {fault.code}", err=True)
+        raise typer.Exit(1)
