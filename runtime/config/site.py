@@ -20,7 +20,7 @@ class _Party(Config):
     identity: Identity
     """This party's identity in the federation's group."""
     charter: ConfigPath
-    """The signed charter."""
+    """The folder of the signed charter."""
     keys: ConfigPath
     """The folder of this party's private keys (mode 0700)."""
     passphrase: PassphraseConfig
