@@ -2,8 +2,9 @@
 
 Prints one table per size. GB are 1e9 bytes of plaintext; CPU is the process's own time over all threads; memory is the peak
 of RssAnon over what it was before the row. Rows are medians of three (large: one). The budget (docs/design.md): 1 GB/s a
-core, that is, 1.0 CPU-s/GB, and 150 MiB over idle. Sealing includes writing the spool and its fsync; the primitives show what bounds it:
-one SHA-256 pass over the ciphertext, a second one over the plaintext where its digest is asked for, and the file system.
+core, that is, 1.0 CPU-s/GB, and 150 MiB over idle. Sealing includes writing the spool and its fsync. The primitives show
+what bounds it: one SHA-256 pass over the ciphertext, a second one over the plaintext where its digest is asked for, and the
+file system.
 """
 
 from __future__ import annotations

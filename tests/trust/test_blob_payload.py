@@ -7,12 +7,10 @@ import os
 from itertools import pairwise
 
 import pytest
-import tink
 from hypothesis import given
 from hypothesis import strategies as st
-from tink import secret_key_access, streaming_aead
-from tink.proto import aes_gcm_hkdf_streaming_pb2, common_pb2, tink_pb2
 
+from counterseal.tests.trust.blob_tink import stock_tink
 from counterseal.tests.trust.blob_world import encrypt
 from counterseal.trust.blob import part_size
 from counterseal.trust.blob.keys import BlobKeys
@@ -33,23 +31,6 @@ AAD = b"associated data"
 @pytest.fixture(scope="module")
 def tink_key() -> bytes:
     return BlobKeys(b"r" * 32).tink
-
-
-def stock_tink(key: bytes) -> streaming_aead.StreamingAead:
-    streaming_aead.register()
-    params = aes_gcm_hkdf_streaming_pb2.AesGcmHkdfStreamingParams(
-        ciphertext_segment_size=SEGMENT, derived_key_size=32, hkdf_hash_type=common_pb2.SHA256
-    )
-    proto = aes_gcm_hkdf_streaming_pb2.AesGcmHkdfStreamingKey(version=0, key_value=key, params=params)
-    data = tink_pb2.KeyData(
-        type_url="type.googleapis.com/google.crypto.tink.AesGcmHkdfStreamingKey",
-        value=proto.SerializeToString(),
-        key_material_type=tink_pb2.KeyData.SYMMETRIC,
-    )
-    entry = tink_pb2.Keyset.Key(key_data=data, status=tink_pb2.ENABLED, key_id=1, output_prefix_type=tink_pb2.RAW)
-    keyset = tink_pb2.Keyset(primary_key_id=1, key=[entry])
-    handle = tink.proto_keyset_format.parse(keyset.SerializeToString(), secret_key_access.TOKEN)
-    return handle.primitive(streaming_aead.StreamingAead)
 
 
 def decrypt(key: bytes, aad: bytes, length: int, payload: bytes) -> bytes:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from counterseal.errors import CountersealError
 from counterseal.parameters import Schema
-from counterseal.trust.blob import BytesSource, Place, explain, open_blob, read_manifest
+from counterseal.tests.trust.blob_tink import stock_tink
+from counterseal.trust import dsse
+from counterseal.trust.blob import BytesSource, Manifest, Place, explain, open_blob, read_manifest
+from counterseal.trust.blob.inspect import _time
+from counterseal.trust.blob.wraps import unwrap_root
+from counterseal.trust.canonical import canonical
+from counterseal.trust.documents import parse_document
 from counterseal.trust.keys.sealing import OpeningKey
-from counterseal.trust.keys.signing import VerifyingKey
+from counterseal.trust.keys.signing import SoftwareSigner, VerifyingKey
 
 VECTORS: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "blob" / "vectors.json").read_text())
 GOOD = VECTORS["good"]
@@ -52,10 +61,18 @@ def test_the_good_blob_opens_for_everybody_it_is_for(opener: str) -> None:
     assert hashlib.sha256(plaintext).hexdigest() == GOOD["plaintext_sha256"]
 
 
+def test_stock_tink_opens_the_payload_with_the_unwrapped_root() -> None:
+    document = parse_document(Manifest, dsse.read(GOOD["manifest"].encode()).payload)
+    keys = unwrap_root(document, opening("server"))
+    stored = io.BytesIO(base64.b64decode(GOOD["payload"]))
+    with stock_tink(keys.tink).new_decrypting_stream(stored, bytes.fromhex(GOOD["binding"])) as stream:
+        assert hashlib.sha256(stream.read()).hexdigest() == GOOD["plaintext_sha256"]
+
+
 def test_the_binding_is_that_of_the_stored_context() -> None:
     payload = json.loads(base64.b64decode(json.loads(GOOD["manifest"])["payload"]))
-    canonical = json.dumps(payload["context"], sort_keys=True, separators=(",", ":")).encode()
-    assert hashlib.sha256(canonical).hexdigest() == GOOD["binding"]
+    rewritten = json.dumps(payload["context"], sort_keys=True, separators=(",", ":")).encode()
+    assert hashlib.sha256(rewritten).hexdigest() == GOOD["binding"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["bad"], ids=lambda vector: vector["name"])
@@ -119,7 +136,20 @@ def test_what_is_neither_is_said_to_be_so(blob: bytes) -> None:
 
 
 def test_an_expiry_beyond_any_calendar_is_told() -> None:
-    from counterseal.trust.blob.inspect import _time
-
     assert "beyond any calendar" in _time(2**53 - 1)
     assert _time(0) == "1970-01-01 00:00:00 UTC"
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"{" + tail) | st.text().map(str.encode))
+def test_anything_is_explained_in_printable_lines(blob: bytes) -> None:
+    assert explained(blob)
+    place = Place.from_json(VECTORS["place"])
+    with pytest.raises(CountersealError):
+        read_manifest(blob, place=place, sender=verifying("alice"), now=None)
+
+
+def test_a_hostile_member_name_cannot_paint_on_the_terminal() -> None:
+    document = json.loads(base64.b64decode(json.loads(GOOD["manifest"])["payload"]))
+    document["\x1b[2Jall is well\u202e"] = 1
+    raw = dsse.sign(canonical(document), kind="manifest", signer=SoftwareSigner.generate())
+    assert explained(raw).startswith("NOT A MANIFEST")

@@ -29,8 +29,11 @@ def explain(blob: bytes | Path) -> list[str]:
     else:
         head, length = blob[:_MANIFEST_LIMIT], len(blob)
     if head[:1] == b"{":
-        return _manifest(head) if length == len(head) else ["NOT A MANIFEST: longer than 1 MiB."]
-    return _payload(head, length)
+        lines = _manifest(head) if length == len(head) else ["NOT A MANIFEST: longer than 1 MiB."]
+    else:
+        lines = _payload(head, length)
+    # An error may quote a member name of the sender's choice: nothing here obeys a terminal's control characters.
+    return ["".join(one if one.isprintable() else ascii(one)[1:-1] for one in line) for line in lines]
 
 
 def _manifest(raw: bytes) -> list[str]:
