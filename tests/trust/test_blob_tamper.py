@@ -22,7 +22,7 @@ from counterseal.parameters import HeaderError, Schema, TensorSpec, encode
 from counterseal.tests.trust.blob_world import LATER, NOW, World, flat_model, small_model
 from counterseal.trust.blob import BytesSource, FileSource, Opened, Sealed, open_blob, read_manifest, seal
 from counterseal.trust.blob.payload import SEGMENT
-from counterseal.trust.blob.slabs import Lane, Slab
+from counterseal.trust.blob.slabs import Lane, PartDigests, Slab
 from counterseal.trust.errors import BlobError, PartDigestError, PayloadError, RecipientError
 from counterseal.trust.keys.sealing import OpeningKey
 
@@ -86,6 +86,15 @@ def test_buffers_are_reused_only_when_they_are_free(world: World, tmp_path: Path
     with Slow(sealed.path) as source:
         blob = open_blob(sealed.manifest, source, world.openers["server"], Schema.of(arrays), workers=2)
         assert hashlib.sha256(blob.read()).hexdigest() == sealed.plaintext_digest
+
+
+@given(st.integers(1, 50), st.lists(st.binary(max_size=70), max_size=8))
+def test_part_digests_do_not_depend_on_how_the_bytes_arrive(size: int, pieces: list[bytes]) -> None:
+    parts, whole = PartDigests(size), b"".join(pieces)
+    for piece in pieces:
+        parts.update(memoryview(piece))
+    expected = [hashlib.sha256(whole[at : at + size]).hexdigest() for at in range(0, len(whole), size)]
+    assert list(parts.digests()) == expected
 
 
 def test_a_slab_waits_for_its_readers() -> None:
