@@ -9,12 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..trust.charter.signing import SignedCharter
-from .assembly import first_parameters, open_server, open_site, server_evaluator
+from .assembly import open_server, open_site
 from .config import RunConfig, ServerConfig, SiteConfig, load_run, load_server, load_site
 from .progress import Observer, Progress, ignore
 from .server.run import RunResult
 from .server.server import Server
 from .site.site import Site
+from .training.party import server_trainer
 from .transports.seam import Arrival, Transport
 
 __all__ = [
@@ -50,6 +51,6 @@ def run_federation(
         CountersealError: what was wrong, where, and what to do; call again after mending it.
     """
     settings = load_server(config) if isinstance(config, Path) else config
-    run = settings.run_config
+    run, trainer = settings.run_config, server_trainer(settings)
     with open_server(settings, observe=observe, transport=transport) as server:
-        return server.run(run, first_parameters(run, settings.identity), evaluator=server_evaluator(settings))
+        return server.run(run, trainer.initial_parameters(run.seed), evaluator=trainer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,9 @@ from ..trust.charter.signing import SignedCharter
 from ..trust.group import RosterAuthorizer
 from ..trust.keys.custody import load_folder
 from ..trust.keys.member import MemberKeys
-from ..trust.keys.passphrase import Passphrase
 from .charter_folder import read_charter_folder
 from .config import (
     DirectoryStoreConfig,
-    PassphraseConfig,
-    RunConfig,
     S3StoreConfig,
     ServerConfig,
     SiteConfig,
@@ -30,34 +27,19 @@ from .server.server import Server
 from .site.site import Site
 from .stores.directory import DirectoryGrantClient, DirectoryStore
 from .stores.seam import GrantClient, ObjectStore
-from .training.plugins import load_data
-from .training.registry import build_trainer
-from .training.seam import Array, Trainer
+from .training.party import site_trainers
 from .transports.local import LocalTransport, spawn
 from .transports.seam import Transport
 
 if TYPE_CHECKING:
     from .stores.s3_place import S3Place
 
-__all__ = ["first_parameters", "now", "open_server", "open_site", "passphrase", "server_evaluator", "site_command"]
+__all__ = ["now", "open_server", "open_site", "site_command"]
 
 
 def now() -> int:
     """Return the time in seconds since 1970."""
     return int(time.time())
-
-
-def passphrase(config: PassphraseConfig) -> Passphrase:
-    """Return the passphrase from where the configuration says.
-
-    Raises:
-        CustodyError: it is not there, or others can read it.
-    """
-    if config.file is not None:
-        return Passphrase.from_file(config.file)
-    if config.environment is not None:
-        return Passphrase.from_environment(config.environment)
-    return Passphrase.from_command(config.command or ())
 
 
 def open_site(config: SiteConfig, *, clock: Callable[[], int] = now, probe: Probe = silent) -> Site:
@@ -74,7 +56,7 @@ def open_site(config: SiteConfig, *, clock: Callable[[], int] = now, probe: Prob
         state=config.state,
         store=_grant_client(config.store, probe),
         authorizer=_authorizer(config, charter, clock),
-        trainers=lambda run: _trainer(config, run),
+        trainers=site_trainers(config),
         clock=clock,
         probe=probe,
     )
@@ -120,31 +102,6 @@ def site_command(config: Path) -> list[str]:
     return [sys.executable, "-m", "counterseal.runtime.cli", "site", "run", "--config", str(config), "--quiet"]
 
 
-def first_parameters(config: RunConfig, identity: str) -> Mapping[str, Array]:
-    """Return version 0 of the run's model, which follows from its seed."""
-    return build_trainer(config, site=identity).initial_parameters(config.seed)
-
-
-def server_evaluator(config: ServerConfig) -> Trainer | None:
-    """Return what evaluates versions on the server's own data, if the run asks for it."""
-    run = config.run_config
-    if not run.evaluation.server or config.loader is None:
-        return None
-    data = load_data(config.loader)
-    return build_trainer(run, site=config.identity, data=data, device=config.device, plugins=config.plugins)
-
-
-def _trainer(config: SiteConfig, run: RunConfig) -> Trainer:
-    return build_trainer(
-        run,
-        site=config.identity,
-        data=load_data(config.loader),
-        device=config.device,
-        checkpoints=config.checkpoints,
-        plugins=config.plugins,
-    )
-
-
 def _charter_and_keys(config: SiteConfig | ServerConfig, clock: Callable[[], int]) -> tuple[SignedCharter, MemberKeys]:
     charter = read_charter_folder(config.charter, now=clock())
     if charter.charter.member(config.identity) is None:
@@ -153,7 +110,7 @@ def _charter_and_keys(config: SiteConfig | ServerConfig, clock: Callable[[], int
             where="identity",
             remedy=f"Members: {', '.join(member.identity for member in charter.charter.members)}.",
         )
-    keys = load_folder(config.keys, passphrase(config.passphrase))
+    keys = load_folder(config.keys, config.passphrase.source().obtain())
     if keys.key_ids != charter.statements[config.identity].document.key_ids:
         raise ConfigError("these are not the keys that the charter names for this identity", where=str(config.keys))
     return charter, keys
