@@ -276,8 +276,11 @@ def _leftovers(runs: Runs, opened: Logged[RoundOpen] | None, one: Logged[Aggrega
     for site in opened.event.participants:
         if (site in used) + excluded.count(site) != 1:
             runs.commits.append(f"leaf {one.index}: {site} must be among the inputs or, once, among those left out")
-    for site in sorted(set(excluded) - set(opened.event.participants)):
-        runs.commits.append(f"leaf {one.index}: {site} is left out of a round it took no part in")
+    # A site that was not even asked may be named too, with the reason why.
+    for site in sorted(
+        set(excluded) - runs.charter.cosigners | {site for site in excluded if excluded.count(site) > 1}
+    ):
+        runs.commits.append(f"leaf {one.index}: {site} is left out twice, or is no site of the charter")
 
 
 def _abort(runs: Runs, run: _Run, one: Logged[RoundAbort]) -> None:

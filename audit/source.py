@@ -5,14 +5,19 @@ a file larger than any honest one is treated as absent, so that a hostile copy c
 
     folder of `audit.log`    checkpoints/<size>, cosignatures/<size>, tile/...
     mirror                   checkpoint/<size>, tile/...          (cosignatures then come from the receipts alone)
+    either                   objects/*: canonical objects that leaves name by digest
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from ..trust import dsse
+from ..trust.errors import MalformedError
+from ..trust.identifiers import sha256
 from .note import MAX_NOTE
 from .tiles import MAX_LEAF, WIDTH
 
@@ -20,6 +25,7 @@ __all__ = ["FolderSource", "LogSource"]
 
 _MAX_TILE = WIDTH * (MAX_LEAF + 2)
 _MAX_CHECKPOINTS = 1 << 20
+_MAX_OBJECT = 16 << 20
 
 
 class LogSource(Protocol):
@@ -57,6 +63,18 @@ class FolderSource:
     def tile(self, path: str) -> bytes | None:
         """Return the tile or bundle at ``path``."""
         return _read(self.folder / path, _MAX_TILE)
+
+    def objects(self) -> dict[str, bytes]:
+        """Return the objects beside the log by the SHA-256 of their bytes and, for envelopes, of their payload."""
+        found: dict[str, bytes] = {}
+        folder = self.folder / "objects"
+        for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+            raw = _read(path, _MAX_OBJECT)
+            if raw is not None:
+                found[sha256(raw)] = raw
+                with suppress(MalformedError):
+                    found[sha256(dsse.read(raw, limit=_MAX_OBJECT).payload)] = raw
+        return found
 
     def _checkpoints(self) -> Path:
         own = self.folder / "checkpoints"
