@@ -40,9 +40,14 @@ class SiteProcess(Protocol):
 
 
 class _Spawned:
-    def __init__(self, command: Sequence[str], errors: IO[bytes]) -> None:
+    def __init__(self, command: Sequence[str], errors: IO[bytes], environment: Mapping[str, str] | None) -> None:
         self._process = subprocess.Popen(
-            list(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, close_fds=True
+            list(command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            close_fds=True,
+            env=None if environment is None else dict(environment),
         )
         errors.close()
         self.stdin = cast(BinaryIO, self._process.stdin)
@@ -60,12 +65,17 @@ class _Spawned:
         self.stdout.close()
 
 
-def spawn(commands: Mapping[str, Sequence[str]], errors: Path) -> Callable[[str], SiteProcess]:
-    """Return a starter of site processes: ``commands`` by site, standard error under the folder ``errors``."""
+def spawn(
+    commands: Mapping[str, Sequence[str]], errors: Path, environment: Mapping[str, str] | None = None
+) -> Callable[[str], SiteProcess]:
+    """Return a starter of site processes: ``commands`` by site, standard error under the folder ``errors``.
+
+    They get this process's environment, or ``environment`` where it holds what is none of theirs.
+    """
 
     def start(site: str) -> SiteProcess:
         make_folder(errors)
-        return _Spawned(commands[site], (errors / f"{site}.stderr.txt").open("ab"))
+        return _Spawned(commands[site], (errors / f"{site}.stderr.txt").open("ab"), environment)
 
     return start
 
