@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from ...errors import CountersealError
-from .output import exit_code, show_error, show_logging, system_error
+from .output import exit_code, show_error, show_logging, system_error, wants_json
 
 __all__ = ["app", "run"]
 
@@ -44,12 +44,12 @@ class _Root(TyperGroup):
         try:
             return super().invoke(ctx)
         except CountersealError as error:
-            show_error(error)
+            show_error(error, as_json=wants_json(ctx))
             raise typer.Exit(exit_code(error)) from None
         except (OSError, ImportError) as error:
             if (told := system_error(error)) is None:
                 raise
-            show_error(told)
+            show_error(told, as_json=wants_json(ctx))
             raise typer.Exit(3) from None
 
 

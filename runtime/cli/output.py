@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,10 +16,38 @@ from ...errors import CountersealError
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console", "emit", "exit_code", "fields", "plain", "show_error", "show_logging", "system_error"]
+__all__ = [
+    "EnvironmentFault",
+    "JsonFlag",
+    "check_row",
+    "console",
+    "emit",
+    "exit_code",
+    "fields",
+    "jsonable",
+    "plain",
+    "redact",
+    "show_error",
+    "show_logging",
+    "system_error",
+    "wants_json",
+]
 
-_UNAVAILABLE = frozenset({"journal", "store_unavailable", "store_setup", "transport", "environment"})
+_UNAVAILABLE = frozenset({"journal", "log_busy", "store_unavailable", "store_setup", "transport", "environment"})
 _QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*")
+
+
+def _remember(ctx: typer.Context, value: bool) -> bool:
+    ctx.meta["counterseal.json"] = value
+    return value
+
+
+JsonFlag = Annotated[bool, typer.Option("--json", callback=_remember, help="Print one JSON document and nothing else.")]
+
+
+def wants_json(ctx: Any) -> bool:
+    """Whether the command that runs under ``ctx`` was asked for JSON."""
+    return bool(ctx.meta.get("counterseal.json"))
 
 
 class EnvironmentFault(CountersealError):
@@ -90,10 +118,19 @@ def fields(rows: dict[str, object]) -> None:
         typer.echo(f"{name:<{width}}  {plain(value)}")
 
 
-def show_error(error: CountersealError) -> None:
-    """Print what was wrong, where and what to do on standard error."""
+def check_row(ok: bool | None, name: str, what: str) -> None:
+    """Print one line of a list of checks: OK, FAIL or, for None, what nobody could judge."""
+    word, colour = {True: ("OK", "green"), False: ("FAIL", "red"), None: ("??", "yellow")}[ok]
+    typer.echo(f"{typer.style(f'{word:<4}', fg=colour, bold=True)}  {plain(name)}: {plain(redact(what))}")
+
+
+def show_error(error: CountersealError, *, as_json: bool = False) -> None:
+    """Print what was wrong, where and what to do on standard error, and with ``as_json`` as the document as well."""
     from rich.text import Text
 
+    if as_json:
+        told = {"code": error.code, "what": error.what, "where": error.where, "mend": error.remedy}
+        emit({"error": {name: redact(value) for name, value in told.items()}})
     out = console(errors=True)
     text = Text("error: ", style="bold red")
     text.append("\n".join(plain(redact(line)) for line in error.what.splitlines()), style="default")
