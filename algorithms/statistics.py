@@ -115,9 +115,8 @@ class Admission:
         if self._done + self._fill != self._elements:
             raise CoverageError(f"{self._done + self._fill} of {self._elements} elements", where="admission")
         if self._fill:
-            self._cell[self._fill :] = (
-                0.0  # what is left of an earlier cell counts neither in the sketch nor in the dot
-            )
+            # What is left of an earlier cell counts neither in the sketch nor in the dot product.
+            self._cell[self._fill :] = 0.0
             with np.errstate(all="ignore"):
                 self._take()
         layers = tuple(math.sqrt(s) if math.isfinite(s) else math.inf for s in self._squares)

@@ -138,6 +138,22 @@ STORIES: dict[str, tuple[list[tuple[float, Event]], list[Decision]]] = {
         ],
         [Abort("membership")],
     ),
+    "excluding a site that the commit does not name": (
+        [OPEN, at(1, Admitted, "a"), at(2, Admitted, "b"), (100, Tick()), at(101, Excluded, "c", "not_authorized")],
+        [],
+    ),
+    "a late admission of an earlier round": (
+        [
+            OPEN,
+            *(at(1, Admitted, site) for site in SITES),
+            (2, Committed(1)),
+            (3, RoundOpened(2, SITES)),
+            at(4, Admitted, "a"),
+            (5, Admitted(2, "b")),
+            (103, Tick()),
+        ],
+        [Abort("deadline")],
+    ),
     "nothing follows the commit": (
         [OPEN, *(at(1, Admitted, site) for site in SITES), (2, Committed(1)), at(3, Excluded, "a", "x")],
         [],

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from counterseal.algorithms.statistics import Admission
 from counterseal.trust.errors import MalformedError
-from counterseal.trust.screening import Candidate, Flag, History, Seen, Thresholds, Verdict, examine, screen
+from counterseal.trust.screening import Candidate, Flag, History, Past, Seen, Thresholds, Verdict, examine, screen
 
 Vector = npt.NDArray[np.float32]
 
@@ -178,6 +178,15 @@ def test_flags_become_persistent_and_fade() -> None:
         history = history.after(candidates, verdicts, step_norm=None)
     assert seen == [False, False, True, True, False, False, False, False]
     assert history.version == 8 and len(history.past["odd"]) == 8
+
+
+def test_old_flags_do_not_make_a_new_one_persistent() -> None:
+    odd = candidate("odd", honest(51, 30))
+    calm = Past(math.log(0.6), (), None)
+    loud = Past(math.log(18), (), None, ("norm_round",))
+    for past, persistent in [((loud, loud, calm, calm), False), ((calm, loud, calm, loud), True), ((loud,), False)]:
+        found = screen([*crowd(7), odd], History(5, past={"odd": past}), BOUND)["odd"]
+        assert "norm_round" in found.flags and ("norm_round" in found.persistent) == persistent
 
 
 def test_the_past_is_bounded_and_holds_admitted_updates_only() -> None:
