@@ -1,0 +1,281 @@
+"""The demonstration: found a federation, give its sites unlike data, run it in processes of their own, check the log.
+
+<out>/demo.json            what was asked for
+<out>/federation/          `founding`: server, sites, store
+<out>/s3/                  the private S3 server's folder, if there is one
+<out>/rounds.json          what was seen of each round, so that a resumed demonstration has all of them
+<out>/result.json          everything that `counterseal demo --json` prints, but for the partition's counts
+<out>/report.html          the report; each site has one of its own in its folder
+
+The same settings again in the same folder go on where an earlier call was interrupted; other settings, and a demonstration that
+is finished, are refused, and nothing is changed. One that used the private S3 server cannot go on: its keys died with it.
+
+The demonstration is everybody at once: it knows the partition and can train on the union, which nobody in a federation can.
+What it knows that way (class counts, the comparisons) is never written into the log; the counts not into a report either.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...audit.evidence import Trust
+from ...audit.findings import Findings
+from ...audit.source import FolderSource
+from ...audit.verify import verify
+from ...durable import create_file, make_folder, replace_file
+from ...trust.canonical import canonical
+from ..api import run_federation
+from ..assembly import site_command
+from ..charter_folder import read_charter_folder
+from ..config import ConfigError, LoaderConfig, S3StoreConfig, load_server
+from ..founding import Founded, found_federation
+from ..progress import Progress, RoundDone, RunStarted
+from ..server.run import RunResult
+from ..stores.directory import DirectoryStore
+from ..stores.local_s3 import LocalS3
+from ..stores.seam import ObjectStore
+from ..training.arrays import load, write_arrays
+from ..training.seam import Arrays
+from ..transports.local import LocalTransport, spawn
+from .baselines import Curve, baselines
+from .datasets import Dataset, load_dataset, write_sites
+from .settings import DemoSettings
+
+__all__ = ["Comparing", "DataReady", "DemoEvent", "DemoResult", "Sealed", "play"]
+
+_BUCKET = "counterseal-demo"
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
+@dataclass(frozen=True, slots=True)
+class DataReady:
+    """The federation is founded and its data cut; ``counts`` are each site's examples by class, from the partitioner."""
+
+    founded: Founded
+    dataset: Dataset
+    counts: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparing:
+    """A comparison has done so many rounds."""
+
+    name: str
+    done: int
+    total: int
+
+
+DemoEvent = DataReady | Comparing | Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """What lies sealed in the store: models and updates, and the bytes of their ciphertexts."""
+
+    suite: str
+    models: int
+    updates: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """How a demonstration ended. ``rounds`` are `RoundDone` as JSON, committed or not, in order."""
+
+    settings: DemoSettings
+    source: str
+    founded: Founded
+    parameters: int
+    rounds: tuple[Mapping[str, Any], ...]
+    curves: Mapping[str, Curve]
+    run: RunResult
+    sealed: Sealed
+    findings: Findings
+    seconds: float
+
+    @property
+    def good(self) -> bool:
+        """Whether the run completed and the verifier found no fault."""
+        return self.run.outcome == "completed" and self.findings.passed
+
+    @property
+    def federated(self) -> list[tuple[int, float, float]]:
+        """Round, loss and accuracy of every committed version on the central test split; round 0 is version 0."""
+        first = next(iter(self.curves.values()))
+        points = [(0, first.loss[0], first.accuracy[0])]
+        for one in self.rounds:
+            if one["committed"] and "accuracy" in one["evaluation"]:
+                points.append((one["version"] + 1, one["evaluation"]["loss"], one["evaluation"]["accuracy"]))
+        return points
+
+
+def play(settings: DemoSettings, out: Path, *, observe: Callable[[DemoEvent], None] = lambda event: None) -> DemoResult:
+    """Play the demonstration in ``out``, or go on with it, and return how it ended.
+
+    Raises:
+        ConfigError: the folder holds something else, or a demonstration with other settings, or a finished one.
+        CountersealError: what the federation's parts raise.
+    """
+    started = time.monotonic()
+    out = out.absolute()
+    dataset = load_dataset(settings.dataset, data_path=_path(settings.data_path), seed=settings.seed)
+    _claim(settings, out)
+    with _store(settings, out) as (config, store):
+        founded = _found(settings, dataset, out, config)
+        parts = _cut(settings, dataset, founded)
+        observe(DataReady(founded, dataset, {site: _count(found, dataset.classes) for site, found in parts.items()}))
+        diary = _Diary(out / "rounds.json", observe)
+        result = _run(founded, diary)
+        objects = store if store is not None else DirectoryStore(founded.folder / "store")
+        sealed = _sealed(objects, result.run, settings.suite)
+    curves = baselines(
+        load_server(founded.server_config).run_config,
+        {site: train for site, (train, _) in parts.items()},
+        dataset.test,
+        tell=lambda name, done, total: observe(Comparing(name, done, total)),
+    )
+    seconds = time.monotonic() - started
+    rounds = tuple(diary.rounds)
+    findings = _verify(founded)
+    return DemoResult(
+        settings, dataset.source, founded, diary.parameters, rounds, curves, result, sealed, findings, seconds
+    )
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _claim(settings: DemoSettings, out: Path) -> None:
+    """Make ``out`` the folder of this demonstration, or see that it is."""
+    asked = out / "demo.json"
+    if asked.is_file():
+        if asked.read_bytes() != settings.payload():
+            raise ConfigError(
+                "a demonstration with other settings is here", where=str(out), remedy="Name another folder with --out."
+            )
+        if (out / "result.json").is_file():
+            raise ConfigError(
+                "this demonstration is finished",
+                where=str(out),
+                remedy=f"Its report is {out / 'report.html'}. For another one, name another folder with --out.",
+            )
+        if settings.store == "s3" and (out / "federation").exists():
+            raise ConfigError(
+                "the private S3 server of this demonstration is gone, and its keys with it",
+                where=str(out),
+                remedy="Name another folder with --out.",
+            )
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError("something else is here", where=str(out), remedy="Name a new folder with --out.")
+    make_folder(out, 0o700)
+    create_file(asked, settings.payload(), step="demo.settings")
+
+
+@contextmanager
+def _store(settings: DemoSettings, out: Path) -> Iterator[tuple[S3StoreConfig | None, ObjectStore | None]]:
+    """Yield the configuration and the server's end of the private S3 server, or nothing for a folder."""
+    if settings.store == "directory":
+        yield None, None
+        return
+    from ..stores.s3 import S3Store
+
+    with LocalS3(out / "s3") as server:
+        store = S3Store(server.place(_BUCKET), access_key=server.access_key, secret_key=server.secret_key)
+        store.create_bucket()
+        kept = {name: os.environ.pop(name, None) for name in _CREDENTIALS}
+        # This process is the federation's server; what it starts gets an environment without these.
+        os.environ.update(AWS_ACCESS_KEY_ID=server.access_key, AWS_SECRET_ACCESS_KEY=server.secret_key)
+        try:
+            url = server.endpoint_url
+            yield S3StoreConfig(kind="s3", bucket=_BUCKET, endpoint_url=url, insecure_loopback=True), store
+        finally:
+            for name in _CREDENTIALS:
+                os.environ.pop(name, None)
+            os.environ.update({name: value for name, value in kept.items() if value is not None})
+            store.close()
+
+
+def _found(settings: DemoSettings, dataset: Dataset, out: Path, store: S3StoreConfig | None) -> Founded:
+    loader = LoaderConfig(entry_point="arrays", folder=Path("data"))
+    return found_federation(
+        out / "federation",
+        settings.names,
+        run=settings.run(dataset),
+        loaders={site: loader for site in settings.names},
+        store=store,
+        server_loader=loader,
+        suite=settings.suite,
+        names={"server": "The demonstration's server"}
+        | {site: f"Demonstration site {site[-1].upper()}" for site in settings.names},
+        federation=f"demo-{settings.dataset}",
+        title=f"A demonstration on one machine: {dataset.source}",
+    )
+
+
+def _cut(settings: DemoSettings, dataset: Dataset, founded: Founded) -> dict[str, tuple[Arrays, Arrays]]:
+    """Write every site's data into its own folder, and return training and held-out examples by site."""
+    folders = {site: path.parent / "data" for site, path in founded.site_configs.items()}
+    write_sites(dataset, list(folders.values()), seed=settings.seed)
+    # The loader asks for a training file; the server never trains.
+    write_arrays(founded.server_config.parent / "data", dataset.test, dataset.test)
+    found = {}
+    for site, folder in folders.items():
+        data = load({"folder": str(folder)})
+        assert data.test is not None  # noqa: S101  (write_sites holds some back)
+        found[site] = (data.train, data.test)
+    return found
+
+
+def _count(parts: tuple[Arrays, Arrays], classes: int) -> tuple[int, ...]:
+    labels = np.concatenate([part.y for part in parts])
+    return tuple(int(count) for count in np.bincount(labels, minlength=classes))
+
+
+class _Diary:
+    """Keeps what was seen of each round, and passes everything on."""
+
+    def __init__(self, path: Path, observe: Callable[[DemoEvent], None]) -> None:
+        self._path = path
+        self._observe = observe
+        self.rounds: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.is_file() else []
+        self.parameters = 0
+
+    def __call__(self, progress: Progress) -> None:
+        if isinstance(progress, RunStarted):
+            self.parameters = progress.parameters
+        if isinstance(progress, RoundDone):
+            self.rounds.append(asdict(progress))
+            replace_file(self._path, canonical(self.rounds), step="demo.rounds")
+        self._observe(progress)
+
+
+def _run(founded: Founded, diary: _Diary) -> RunResult:
+    commands = {site: site_command(path) for site, path in founded.site_configs.items()}
+    environment = {name: value for name, value in os.environ.items() if name not in _CREDENTIALS}
+    environment["OMP_NUM_THREADS"] = "1"
+    start = spawn(commands, founded.folder / "server" / "state" / "sites", environment)
+    return run_federation(founded.server_config, observe=diary, transport=LocalTransport(start))
+
+
+def _sealed(store: ObjectStore, run: str, suite: str) -> Sealed:
+    models = [key for key in store.list(f"runs/{run}/versions/") if key.endswith("/payload")]
+    updates = [key for key in store.list(f"runs/{run}/updates/") if key.endswith("/payload")]
+    return Sealed(suite, len(models), len(updates), sum(store.length(key) or 0 for key in (*models, *updates)))
+
+
+def _verify(founded: Founded) -> Findings:
+    """Check the server's log with the first site's own copy of the charter."""
+    home = next(iter(founded.site_configs.values())).parent
+    charter = read_charter_folder(home / "charter", now=int(time.time()))
+    return verify(FolderSource(load_server(founded.server_config).log), Trust(charter))
