@@ -86,14 +86,16 @@ OBLIGATIONS: tuple[tuple[str, str, Check], ...] = (
 _OF_THE_STORY = frozenset({"8", "9", "10", "11", "12", "13", "14"})
 
 
-def verify(source: LogSource, trust: Trust) -> Findings:
+def verify(source: LogSource, trust: Trust, *, workers: int | None = None) -> Findings:
     """Return what became of each obligation for the copy of a log in ``source``.
+
+    Long logs have their signatures checked by ``workers`` processes, by default one a core.
 
     Raises:
         CharterError: the charter names no checkpoint key.
     """
     evidence = gather(source, trust)
-    reading = read_events(evidence)
+    reading = read_events(evidence, workers=workers)
     runs = replay_runs(reading.events, trust.charter.charter)
     rows = tuple(
         Finding(id_, checks, outcome.status, outcome.reasons)
