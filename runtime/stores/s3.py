@@ -280,8 +280,8 @@ class S3Store:
                         Bucket=self.place.bucket,
                         Key=name,
                         UploadId=grant.upload,
-                        PartNumberMarker=marker,
-                        MaxParts=_PAGE,  # noqa: B023
+                        PartNumberMarker=marker,  # noqa: B023
+                        MaxParts=_PAGE,
                     ),
                 )
             except (ObjectMissingError, GrantError):
