@@ -46,7 +46,7 @@ class _Root(TyperGroup):
         except CountersealError as error:
             show_error(error, as_json=wants_json(ctx))
             raise typer.Exit(exit_code(error)) from None
-        except (OSError, ImportError) as error:
+        except (OSError, ModuleNotFoundError) as error:
             if (told := system_error(error)) is None:
                 raise
             show_error(told, as_json=wants_json(ctx))

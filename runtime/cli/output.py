@@ -7,6 +7,8 @@ import logging
 import re
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +32,7 @@ __all__ = [
     "show_error",
     "show_logging",
     "system_error",
+    "typed_values",
     "wants_json",
 ]
 
@@ -61,9 +64,9 @@ def exit_code(error: CountersealError) -> int:
     return 3 if error.code in _UNAVAILABLE else 1
 
 
-def system_error(error: OSError | ImportError) -> CountersealError | None:
+def system_error(error: OSError | ModuleNotFoundError) -> CountersealError | None:
     """Return a message for what the operating system or a missing extra said, or None where it is a bug of ours."""
-    if isinstance(error, ImportError):
+    if isinstance(error, ModuleNotFoundError):
         return _missing(error.name or "")
     if isinstance(error, BrokenPipeError):
         return None
@@ -143,6 +146,19 @@ def show_error(error: CountersealError, *, as_json: bool = False) -> None:
 def redact(text: str) -> str:
     """Return ``text`` without the query strings of its URLs, where grants carry their signatures."""
     return _QUERY.sub(r"\1?...", text)
+
+
+@contextmanager
+def typed_values() -> Iterator[None]:
+    """Turn a value that a document does not take into a usage error that names the option; the value is not repeated."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = ".".join(str(part) for part in first["loc"]).replace("_", "-")
+        raise typer.BadParameter(first["msg"].removeprefix("Value error, "), param_hint=name and f"--{name}") from None
 
 
 class _Redacting(logging.Formatter):
