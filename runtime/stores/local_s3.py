@@ -150,8 +150,8 @@ class LocalS3:
             "-master.volumeSizeLimitMB=1024",
             "-volume.max=0",
             "-volume.preStopSeconds=1",
-            f"-s3.localSocket={self.folder / 'tmp' / 's3.sock'}",
-            f"-filer.localSocket={self.folder / 'tmp' / 'filer.sock'}",
+            "-s3.localSocket=tmp/s3.sock",  # relative: a socket's path has at most 107 bytes
+            "-filer.localSocket=tmp/filer.sock",
         ]
         for service in _SERVICES:
             options += [f"-{service}.port={ports[service]}", f"-{service}.port.grpc={ports[service] + 10_000}"]

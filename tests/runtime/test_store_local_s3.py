@@ -33,6 +33,7 @@ def gone(pid: int, seconds: float) -> bool:
 
 
 def test_it_serves_privately_and_ends_with_an_exception(tmp_path: Path) -> None:
+    tmp_path = tmp_path / ("a-deep-folder" * 10)  # longer than the path of a socket may be
     with pytest.raises(RuntimeError, match="ours"), LocalS3(tmp_path / "s3") as server:
         pid = server.pid or 0
         assert alive(pid)

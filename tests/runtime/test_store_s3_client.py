@@ -444,6 +444,7 @@ def test_nobody_listens(place: S3Place, store: S3Store, server: FaultServer) -> 
 LIES: dict[str, dict[str, str]] = {
     "no range": {},
     "another start": {"Content-Range": "bytes 1-1/100"},
+    "another start only": {"Content-Range": "bytes 1-0/100"},
     "another end": {"Content-Range": "bytes 0-5/100"},
     "no total": {"Content-Range": "bytes 0-0/*"},
     "words": {"Content-Range": "bytes zero-one/two"},
