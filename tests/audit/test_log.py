@@ -23,6 +23,7 @@ from counterseal.audit.errors import (
     NoteError,
     ProofError,
 )
+from counterseal.audit.journal import Journal
 from counterseal.audit.log import Log
 from counterseal.audit.merkle import leaf_hash, require_consistency, require_inclusion, root_of
 from counterseal.audit.tiles import decode_bundle
@@ -277,6 +278,40 @@ def test_a_damaged_folder_is_never_signed_over(attack: str, open_log: Opener, tm
     ATTACKS[attack](tmp_path / "log")
     with pytest.raises(LogCorruptError):
         open_log()
+
+
+def test_a_journal_that_skips_a_leaf(open_log: Opener, tmp_path: Path) -> None:
+    open_log().close()
+    journal, _ = Journal.open(tmp_path / "log/journal")
+    journal.append(0, [b"leaf 0"])
+    journal.append(2, [b"leaf 2"])
+    journal.close()
+    with pytest.raises(LogCorruptError, match="no leaf 1"):
+        open_log()
+
+
+@pytest.mark.parametrize("name", ["tile/entries/000.p/3", "tile/0/000.p/3", "checkpoints/3"])
+def test_a_put_once_file_that_somebody_else_put(name: str, open_log: Opener, tmp_path: Path) -> None:
+    log = open_log()
+    log.append(numbered(0, 3))
+    path = tmp_path / "log" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"something else")
+    with pytest.raises(LogCorruptError, match="other bytes"):
+        log.checkpoint()
+    with pytest.raises(LogClosedError):
+        log.checkpoint()
+    assert path.read_bytes() == b"something else"
+
+
+def test_a_tree_that_went_wrong_in_memory_is_not_signed(open_log: Opener) -> None:
+    log = open_log()
+    fill(log, 3)
+    log.append(numbered(3, 5))
+    log._tree._levels[0][2 * 32] ^= 1
+    with pytest.raises(LogCorruptError, match="no longer has the root"):
+        log.checkpoint()
+    assert open_log().root(5) == root_of(numbered(0, 5))
 
 
 @pytest.mark.parametrize("name", ["tile/0/000", "tile/0/001.p/44", "tile/1/000.p/1", "checkpoint"])

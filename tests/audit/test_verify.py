@@ -33,7 +33,7 @@ from counterseal.audit.source import FolderSource
 from counterseal.audit.verify import OBLIGATIONS, verify
 from counterseal.tests.audit.story import NOW, ORIGIN, SERVER, SITES, Said, Story, digest, federation, statement, tell
 from counterseal.trust.keys.member import MemberKeys
-from counterseal.trust.keys.signing import SoftwareSigner
+from counterseal.trust.keys.signing import SoftwareSigner, VerifyingKey
 
 A, B, C = SITES
 
@@ -101,6 +101,23 @@ def forged_by(other: str) -> Callable[[Story, str, Any], Said]:
     return lambda story, actor, event: [(other, event)]
 
 
+class Impostor:
+    """Signs with its own key and says that it was somebody else's."""
+
+    def __init__(self, victim: VerifyingKey) -> None:
+        self.public = victim
+        self._own = SoftwareSigner.generate()
+
+    def sign(self, message: bytes) -> bytes:
+        return self._own.sign(message)
+
+
+def impersonated(story: Story, actor: str, event: Event) -> Said:
+    """The same words, in the actor's name, under the actor's key id, and not under its key."""
+    story.signers["impostor"] = Impostor(story.keys[actor].signer.public)
+    return [("impostor", event)]
+
+
 def before(make: Callable[[Story], tuple[str, Event]]) -> Callable[[Story, str, Any], Said]:
     return lambda story, actor, event: [make(story), (actor, event)]
 
@@ -161,6 +178,8 @@ LIES: dict[str, tuple[str, Callable[[Story, str, Any], Said], str]] = {
     "the server writes a receipt": (f"receipt 0 {A}", by(SERVER), "7"),
     "another federation's leaf": ("start", change(federation="other"), "6"),
     "a leaf forged under another's key": (f"receipt 0 {A}", forged_by(B), "6"),
+    "a receipt under the site's key id alone": (f"receipt 0 {A}", impersonated, "6"),
+    "a commit under the server's key id alone": ("commit 0", impersonated, "6"),
     "a receipt forged by the server": (f"receipt 0 {A}", forged_by(SERVER), "6"),
     "the run starts twice": ("start", twice, "8"),
     "the run never started": ("start", drop, "8"),
@@ -287,6 +306,15 @@ def test_a_dropped_receipt_is_missed_by_its_successor(tmp_path: Path) -> None:
     story = tell(Story(tmp_path / "log", {f"receipt 1 {A}": change(previous=digest("dropped"))}))
     row = judged(story).row("13")
     assert (row.status, "dropped, or never sent" in row.reasons[0]) == (Status.UNDECIDED, True)
+
+
+def test_a_forged_revocation_changes_nothing(tmp_path: Path) -> None:
+    def attack(story: Story, actor: str, event: Event) -> Said:
+        return [*impersonated(story, A, revocation(story)[1]), (actor, event)]
+
+    findings = judged(tell(Story(tmp_path / "log", {f"admit 0 {A}": attack})))
+    assert findings.row("6").reasons == ("leaf 13: the signature does not hold",)
+    assert findings.row("12").status is Status.PASS
 
 
 def rotate(story: Story, actor: str, event: Event) -> Said:
