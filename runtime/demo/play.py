@@ -98,6 +98,8 @@ class DemoResult:
     rounds: tuple[Mapping[str, Any], ...]
     curves: Mapping[str, Curve]
     run: RunResult
+    tests: int
+    """Examples of the central test split."""
     sealed: Sealed
     findings: Findings
     seconds: float
@@ -106,6 +108,11 @@ class DemoResult:
     def good(self) -> bool:
         """Whether the run completed and the verifier found no fault."""
         return self.run.outcome == "completed" and self.findings.passed
+
+    @property
+    def clip(self) -> float:
+        """The largest L2 norm with which an update counts."""
+        return load_server(self.founded.server_config).run_config.aggregation.clip_norm
 
     @property
     def federated(self) -> list[tuple[int, float, float]]:
@@ -147,7 +154,17 @@ def play(settings: DemoSettings, out: Path, *, observe: Callable[[DemoEvent], No
     rounds = tuple(diary.rounds)
     findings = _verify(founded)
     return DemoResult(
-        settings, dataset.source, founded, diary.parameters, rounds, curves, result, sealed, findings, seconds
+        settings,
+        dataset.source,
+        founded,
+        diary.parameters,
+        rounds,
+        curves,
+        result,
+        len(dataset.test),
+        sealed,
+        findings,
+        seconds,
     )
 
 

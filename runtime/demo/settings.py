@@ -41,21 +41,24 @@ _CLIP = 10.0
 class DemoSettings(Config):
     """The options of `counterseal demo`."""
 
-    dataset: DatasetName = "digits"
+    dataset: DatasetName
     data_path: str | None = None
-    model: ModelName = "cnn"
+    model: ModelName
     sites: Annotated[int, Field(ge=1, le=26)] = 4
     rounds: Annotated[int, Field(ge=1, le=1000)]
     store: StoreName = "directory"
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 7
     suite: SealSuite = DEFAULT_SUITE
 
-    @model_validator(mode="before")
     @classmethod
-    def _usual_rounds(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("rounds") is None:
-            return {**values, "rounds": _ROUNDS.get(values.get("dataset", "digits"), 10)}
-        return values
+    def of(cls, *, dataset: DatasetName = "digits", **options: Any) -> DemoSettings:
+        """Return the settings with what suits ``dataset`` where an option is None or missing.
+
+        Raises:
+            ValidationError: options that no demonstration has, or that contradict each other.
+        """
+        usual = {"rounds": _ROUNDS.get(dataset), "model": "mlp" if dataset == "breast-cancer" else "cnn"}
+        return cls(dataset=dataset, **(usual | {name: value for name, value in options.items() if value is not None}))
 
     @model_validator(mode="after")
     def _fits(self) -> DemoSettings:

@@ -1,0 +1,117 @@
+"""What a demonstration's run protects, and what it does not: every claim with what it rests on in this very run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...audit.findings import Status
+from .play import DemoResult
+
+__all__ = ["Claim", "claims"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """``state`` is ``yes``, ``NO``, ``NOT COVERED`` or ``UNWITNESSED``; ``because`` is the ground, from this run."""
+
+    subject: str
+    state: str
+    because: str
+
+
+def claims(result: DemoResult) -> tuple[Claim, ...]:
+    """Return the claims in the order of a reader's questions."""
+    return (
+        _sealing(result),
+        _signing(result),
+        _log(result),
+        _witnesses(result),
+        _membership(result),
+        _screening(result),
+        Claim(
+            "Privacy of the records",
+            "NOT COVERED",
+            "This run used no differential privacy and claims no epsilon. Updates and metrics were released exactly as "
+            "computed and can say something about single records.",
+        ),
+        Claim(
+            "Against the server's operator",
+            "NOT COVERED",
+            "The server opens each update in memory to screen and add it; whoever runs it could look.",
+        ),
+        Claim(
+            "Separation of the parties",
+            "NOT COVERED",
+            "This was a demonstration: all parties' keys and data lie on one machine under one user.",
+        ),
+        *(Claim("The charter's own caveat", "NOT COVERED", str(one.text)) for one in _caveats(result)),
+    )
+
+
+def _caveats(result: DemoResult) -> tuple[Any, ...]:
+    # The roster and the missing quorum have claims of their own.
+    return tuple(one for one in result.founded.charter.charter.warnings() if one.code not in ("roster", "unwitnessed"))
+
+
+def _passed(result: DemoResult, *ids: str) -> bool:
+    return all(result.findings.row(one).status is Status.PASS for one in ids)
+
+
+def _sealing(result: DemoResult) -> Claim:
+    sealed = result.sealed
+    return Claim(
+        "Storage sees ciphertext only",
+        "yes",
+        f"{sealed.models} models and {sealed.updates} updates, {sealed.bytes:,} bytes, encrypted to their recipients' keys "
+        f"({sealed.suite}) before they were stored.",
+    )
+
+
+def _signing(result: DemoResult) -> Claim:
+    return Claim(
+        "Every decision is signed by who took it",
+        "yes" if _passed(result, "6", "7", "9") else "NO",
+        f"{result.findings.size} leaves, each under a key that the charter names for its author.",
+    )
+
+
+def _log(result: DemoResult) -> Claim:
+    return Claim(
+        "The log only grew, and the story in it is whole",
+        "yes" if _passed(result, "1", "2", "3", "4", "8", "10", "11") else "NO",
+        "The verifier rebuilt the Merkle tree under every checkpoint and replayed the order of rounds, verdicts and commits.",
+    )
+
+
+def _witnesses(result: DemoResult) -> Claim:
+    charter, run = result.founded.charter.charter, result.run
+    quorum, n = charter.quorum, len(charter.sites)
+    good = run.witnessed and _passed(result, "5") and not quorum.unwitnessed
+    because = (
+        f"{len(run.cosigners)} of {n} sites cosigned the last commit ({', '.join(run.cosigners)}); {quorum.k} are needed, so "
+        f"that two different histories could not both be witnessed unless more than {quorum.f} site lies."
+        if good
+        else "No quorum of sites excludes that the server showed different logs to different parties."
+    )
+    return Claim("One history for everybody", "yes" if good else "UNWITNESSED", because)
+
+
+def _membership(result: DemoResult) -> Claim:
+    return Claim(
+        "Only members take part",
+        "yes" if _passed(result, "12") else "NO",
+        "Asked when a ticket is sent, when its update is admitted and when the aggregate is committed. The answers come from "
+        "a roster file, which stands in for a Globus group: who can write that file decides who is in.",
+    )
+
+
+def _screening(result: DemoResult) -> Claim:
+    verdicts = [site["verdict"] for one in result.rounds for site in one["sites"]]
+    admitted, rejected = verdicts.count("admitted"), verdicts.count("rejected")
+    return Claim(
+        "Malformed updates are rejected",
+        "yes",
+        f"{admitted} updates admitted, {rejected} rejected by fixed rules; one update counts at most with L2 norm "
+        f"{result.clip:g}. An update can be well-formed and harmful all the same.",
+    )

@@ -1,0 +1,243 @@
+"""What a person sees while a demonstration runs: a table of the data, one of each round, and how it ended.
+
+Nothing here decides anything. Everything printed was built from names of our own grammar and numbers; no console reads markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rich.box import ROUNDED
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from ...audit.findings import Status
+from ...trust.charter.signing import fingerprint
+from ..progress import RoundDone, RoundStarted, RunDone, RunStarted, SiteDone
+from .baselines import CENTRALISED
+from .coverage import claims
+from .play import Comparing, DataReady, DemoEvent, DemoResult
+
+__all__ = ["Screen"]
+
+_STATUS = {Status.PASS: "green", Status.FAIL: "bold red", Status.UNDECIDED: "yellow", Status.NOT_COVERED: ""}
+_STYLES = {"admitted": "green", "rejected": "red", "failed": "red", "refused": "yellow", "expired": "yellow"}
+
+
+class Screen:
+    """Shows a demonstration on ``console``; a context manager, because of the progress bar."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._rounds = 0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, event: DemoEvent) -> None:
+        """Show one thing that happened."""
+        match event:
+            case DataReady():
+                self._print(_founded(event), _data(event))
+            case RunStarted():
+                self._rounds = event.rounds
+                text = f"Run {event.run}: {event.parameters:,} parameters, {event.rounds} rounds, sealed with {event.suite}"
+                self._print(Text(text))
+            case RoundStarted():
+                self._step("rounds", f"round {event.version + 1}", event.version, self._rounds)
+            case RoundDone():
+                self._print(_round(event))
+                self._step("rounds", "rounds", event.version + int(event.committed), self._rounds)
+            case Comparing():
+                what = "centralised" if event.name == CENTRALISED else f"{event.name} alone"
+                self._step(event.name, f"comparison: {what}", event.done, event.total)
+            case SiteDone() | RunDone():
+                pass  # in the table of the round, and in the end
+
+    def finish(self, result: DemoResult, report: Path) -> None:
+        """Show how the demonstration ended."""
+        self._bar.stop()
+        self._print(_accuracy(result), _evidence(result), _claims(result), _places(result, report))
+
+    def _print(self, *what: RenderableType) -> None:
+        for one in what:
+            self._console.print(one)
+
+    def _step(self, key: str, text: str, done: int, total: int) -> None:
+        if key not in self._tasks:
+            self._tasks[key] = self._bar.add_task(text, total=total, completed=done)
+        self._bar.update(self._tasks[key], description=text, completed=done, visible=done < total)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=ROUNDED)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    return table
+
+
+def _titled(title: str, table: Table, caption: str) -> Group:
+    # A table's own title and caption are wrapped at the table's width.
+    return Group(Text(f"\n{title}", style="bold"), table, Text(caption, style="dim"))
+
+
+def _founded(event: DataReady) -> Panel:
+    founded, charter = event.founded, event.founded.charter.charter
+    lines = [
+        f"{charter.title}",
+        f"{len(charter.sites)} sites and a server, each with its own folder, keys, roster file and process",
+        f"quorum: {charter.quorum.k} of {len(charter.sites)} cosignatures, at most {charter.quorum.f} liar",
+        f"charter {fingerprint(founded.digest)}",
+    ]
+    return Panel("\n".join(lines), title="Founded" if founded.fresh else "Going on", title_align="left")
+
+
+def _data(event: DataReady) -> Group:
+    classes = [str(number) for number in range(event.dataset.classes)]
+    caption = "From this demonstration's own partitioner. Such counts are private: they enter neither log nor report."
+    table = _table("site", *classes, "all")
+    for site, counts in event.counts.items():
+        table.add_row(site, *(str(count) if count else "·" for count in counts), str(sum(counts)))
+    return _titled("Examples of each class at each site", table, caption)
+
+
+def _round(event: RoundDone) -> Group:
+    head = (
+        f"Round {event.version + 1}"
+        if event.committed
+        else f"Round {event.version + 1}: NOT COMMITTED ({event.reason})"
+    )
+    caption = f"{event.seconds:.1f} s, {event.leaves} leaves in the log"
+    if event.evaluation:
+        measured = event.evaluation
+        caption = (
+            f"federated model on the central test split: loss {measured['loss']:.3f}, "
+            f"accuracy {measured['accuracy']:.1%}; {caption}"
+        )
+    table = _table("site", "update norm", "verdict", "seconds", "bytes", "loss", "accuracy")
+    for one in event.sites:
+        verdict = one.verdict + "".join(f" {code}" for code in (*one.reasons, *one.flags))
+        table.add_row(
+            one.site,
+            "" if one.norm is None else f"{one.norm:.3f}",
+            Text(verdict, style=_STYLES.get(one.verdict, "")),
+            f"{one.seconds:.1f}",
+            f"{one.bytes:,}",
+            *_measured(one.metrics),
+        )
+    return _titled(head, table, caption)
+
+
+def _measured(metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """Return loss and accuracy of the site's trained model on its own held-out examples."""
+    after = metrics.get("after", {})
+    loss, accuracy = after.get("loss"), after.get("accuracy")
+    return "" if loss is None else f"{loss:.3f}", "" if accuracy is None else f"{accuracy:.1%}"
+
+
+def _accuracy(result: DemoResult) -> Group:
+    table = _table("model", "accuracy", "loss")
+    _, loss, accuracy = result.federated[-1]
+    table.add_row(Text("federated", style="bold"), Text(f"{accuracy:.1%}", style="bold"), f"{loss:.3f}")
+    for name, curve in result.curves.items():
+        label = name if name == CENTRALISED else f"{name} alone"
+        table.add_row(label, f"{curve.accuracy[-1]:.1%}", f"{curve.loss[-1]:.3f}")
+    caption = "Alone and centralised: computed by this demonstration, same trainer, as many passes over the data.\n"
+    title = f"On the central test split of {result.tests:,} examples, which no site has"
+    return Group(Rule(), _titled(title, table, caption))
+
+
+def _evidence(result: DemoResult) -> Table:
+    run, sealed, charter = result.run, result.sealed, result.founded.charter.charter
+    witnessed = (
+        f"{charter.quorum.k} of {len(charter.sites)} needed; the last commit was cosigned by {', '.join(run.cosigners)}"
+    )
+    lines = run.checkpoint.split("\n")
+    return _facts(
+        ("outcome", run.outcome + (f" ({run.reason})" if run.reason else "")),
+        ("sealed", f"{sealed.models} models and {sealed.updates} updates, {sealed.bytes:,} bytes, {sealed.suite}"),
+        ("log", f"{run.leaves} leaves; checkpoint of {lines[1]} leaves, root {lines[2]}"),
+        ("quorum", witnessed if run.witnessed else f"UNWITNESSED: fewer than {charter.quorum.k} sites cosigned"),
+        ("verifier", _verdicts(result)),
+    )
+
+
+def _verdicts(result: DemoResult) -> Text:
+    rows = result.findings.rows
+    text = Text()
+    for status, style in _STATUS.items():
+        found = [row for row in rows if row.status is status]
+        if found:
+            text.append(f"{len(found)} {status.value}  ", style=style)
+    for row in rows:
+        if row.status in (Status.FAIL, Status.UNDECIDED):
+            text.append(f"\n{row.status.value}: {row.checks}")
+            text.append("".join(f"\n  {reason}" for reason in row.reasons), style="dim")
+    return text
+
+
+def _claims(result: DemoResult) -> Group:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for one in claims(result):
+        table.add_row(
+            Text(one.state, style="green" if one.state == "yes" else "bold yellow"), f"{one.subject}: {one.because}"
+        )
+    return Group(Text("\nWhat is protected, and what is not", style="bold"), table, "")
+
+
+def _places(result: DemoResult, report: Path) -> Table:
+    folder = result.founded.folder
+    log = folder / "server" / "log"
+    return _facts(
+        ("federation", f"{folder}"),
+        ("log", f"{log}"),
+        ("report", f"{report}"),
+        (
+            "check it",
+            f"counterseal audit verify {log} --charter {folder / 'sites' / result.settings.names[0] / 'charter'}",
+        ),
+        ("took", f"{result.seconds:.0f} s"),
+    )
+
+
+def _facts(*rows: tuple[str, str | Text]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, value)
+    return table
