@@ -25,7 +25,7 @@ from .findings import Outcome, judge
 from .signatures import Claim, hold
 from .tiles import MAX_LEAF
 
-__all__ = ["Reading", "check_actors", "check_leaves", "read_events"]
+__all__ = ["Reading", "actor_fault", "check_actors", "check_leaves", "read_events"]
 
 _PAYLOAD_TYPE = dsse.payload_type(Event.KIND)
 _GOVERNING = (MemberRemove, KeyRotate, KeyRevoke)
@@ -132,7 +132,7 @@ def check_actors(evidence: Evidence, reading: Reading) -> Outcome:
     if first is None or first.index != 0 or not isinstance(first.event, FederationCreate):
         faults.append("leaf 0 is not the founding of the federation")
     for one in reading.events:
-        fault = _actor_fault(one.event, charter.charter.server, charter.charter.cosigners)
+        fault = actor_fault(one.event, charter.charter.server, charter.charter.cosigners)
         if fault:
             faults.append(f"leaf {one.index}: {fault}")
         if isinstance(one.event, FederationCreate) and (one.index or one.event.charter != charter.digest):
@@ -164,6 +164,7 @@ _RULES: dict[str, Callable[[Event, str, frozenset[str]], bool]] = {
 """Who may say what; every type that is not here belongs to the server."""
 
 
-def _actor_fault(event: Event, server: str, sites: frozenset[str]) -> str:
+def actor_fault(event: Event, server: str, sites: frozenset[str]) -> str:
+    """Return why the actor of ``event`` may not say such a thing, or nothing: sites ask the same of a delivery's leaves."""
     rule = _RULES.get(event.type, _server_only)
     return "" if rule(event, server, sites) else f"{event.actor} may not say {event.type}"

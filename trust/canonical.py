@@ -8,6 +8,7 @@ anything over the caller's size limit, before a model sees it.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NoReturn
 
 import rfc8785
@@ -41,12 +42,16 @@ def parse(data: bytes, *, limit: int = LIMIT, what: str = "document") -> Any:
         raise MalformedError(f"{what} of {len(data)} bytes is over the limit of {limit}", where=what)
     _check_depth(data, what)
     try:
-        return json.loads(
+        value = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_object,
             parse_constant=_constant,
             parse_int=_integer,
+            parse_float=_float,
         )
+        if b"\\u" in data:  # only an escape can spell half of a surrogate pair
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except (ValueError, RecursionError) as error:
         raise MalformedError(f"not strict JSON ({error})"[:300], where=what) from None
 
@@ -80,6 +85,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number beyond the largest double")
+    return value
 
 
 def _integer(text: str) -> int:

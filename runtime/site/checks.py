@@ -5,12 +5,14 @@ The obligations, in the order of the code:
  1. the checkpoint is signed by the log key that the charter names, for the charter's origin, and is consistent with the last
     one that this site saw; otherwise the log forked or went back, and both notes are evidence;
  2. every leaf in the delivery is included in that checkpoint;
- 3. every leaf is signed by the key of the actor that it names, valid at its index, in this federation;
+ 3. every leaf is signed by the key of the actor that it names, valid at its index, in this federation, and that actor may say such
+    a thing: decisions are the server's, receipts the sites';
  4. no leaf names this site with a key statement that this site did not make;
- 5. the run was started under this charter, and never differently from what this site saw before;
+ 5. the run was started under this charter and in its suite, and never differently from what this site saw before;
  6. the ticket is in the log (`ticket.issue`), and for work on a model so is its round, with this site among the participants and
     the same parent and manifest;
- 7. the model is the one that the chain of commits made: `run.start` for version 0, `aggregate.commit` of the version before;
+ 7. the model is the one that the chain of commits made: `run.start` for version 0, `aggregate.commit` of the version before, one
+    commit a version, each on the model of the one before;
  8. a quorum of sites cosigned a checkpoint that holds the leaf which made the version before (for `receive`: this version);
  9. every ticket that this site answered is settled by the log: its own receipt verbatim, the verdict on it, and, if it counted,
     the commit that names it, with a coefficient that opens the commitment and is the one that rule and charter give.
@@ -39,10 +41,17 @@ from ...audit.events import (
     open_event,
     peek_event,
 )
+from ...audit.leaf_checks import actor_fault
 from ...audit.merkle import leaf_hash, require_inclusion
 from ...audit.witness import WitnessState, advance
 from ...trust.documents import Signed
-from ...trust.errors import EquivocationError, MisaddressedTicketError, TicketError, UnloggedTicketError
+from ...trust.errors import (
+    EquivocationError,
+    MisaddressedTicketError,
+    SignatureError,
+    TicketError,
+    UnloggedTicketError,
+)
 from ...trust.tickets import Ticket
 from ..delivery import Delivery, LeafProof
 from ..parties import Parties
@@ -110,16 +119,14 @@ def verify_delivery(delivery: Delivery, ticket: Signed[Ticket], standing: Standi
     """
     order = ticket.document
     parties = standing.parties
+    if order.kind == "approve":  # an officer's matter, never a runtime's: it would else be work without a round
+        raise TicketError("a site's runtime does no work of this kind", where=f"ticket {ticket.digest[:16]}")
     witness, checkpoint = _checkpoint(delivery, standing)  # 1
     leaves = _leaves(delivery.leaves, checkpoint, parties)  # 2, 3
     _refuse_foreign_keys(leaves, standing)  # 4
     run_index, run = _run(leaves, order, standing)  # 5
     opened = _ticket(leaves, ticket)  # 6
-    made = {0: run_index} | {
-        leaf.document.version + 1: index
-        for index, leaf in leaves.signed.items()
-        if isinstance(leaf.document, AggregateCommit) and leaf.document.run == order.run
-    }
+    made = _chain(leaves, run_index, run)
     _model(leaves, order, run, opened, made)  # 7
     _quorum(delivery, checkpoint, order, made, parties)  # 8
     settled = settlements(
@@ -143,6 +150,9 @@ def _leaves(proofs: Sequence[LeafProof], checkpoint: Checkpoint, parties: Partie
         event = peek_event(raw)
         if event.federation != parties.charter.federation:
             raise MisaddressedTicketError("a leaf of another federation", where=f"leaf {item.index}")
+        fault = actor_fault(event, parties.charter.server, parties.charter.cosigners)
+        if fault:
+            raise SignatureError(fault, where=f"leaf {item.index}")
         signed[item.index] = open_event(raw, parties.signing_key(raw, event.actor, at=item.index))
     return _Leaves(signed)
 
@@ -164,6 +174,8 @@ def _run(leaves: _Leaves, order: Ticket, standing: Standing) -> tuple[int, RunSt
     parties = standing.parties
     if run.actor != parties.charter.server or run.charter != parties.digest:
         raise MisaddressedTicketError("the run was not started by this charter's server under this charter")
+    if run.suite != parties.charter.suite:
+        raise MisaddressedTicketError(f"the run seals with {run.suite} where the charter says {parties.charter.suite}")
     if standing.run_leaf is not None and standing.run_leaf.encode() != leaves.signed[index].raw:
         raise EquivocationError(f"run {order.run} was started twice, differently", where=f"leaf {index}")
     return index, run
@@ -183,6 +195,19 @@ def _ticket(leaves: _Leaves, ticket: Signed[Ticket]) -> RoundOpen | None:
     if order.site not in opened.participants:
         raise UnloggedTicketError("the round does not name this site as a participant", where="round.open")
     return opened
+
+
+def _chain(leaves: _Leaves, run_index: int, run: RunStart) -> dict[int, int]:
+    """Return where each version shown was made: by one commit each, on the model that the commit before made."""
+    made, output = {0: run_index}, {0: run.model}
+    for index, leaf in leaves.signed.items():
+        event = leaf.document
+        if not isinstance(event, AggregateCommit) or event.run != run.run:
+            continue
+        if event.version + 1 in made or event.parent != output.get(event.version, event.parent):
+            raise EquivocationError(f"the log makes version {event.version + 1} in two ways", where=f"leaf {index}")
+        made[event.version + 1], output[event.version + 1] = index, event.output
+    return made
 
 
 def _model(leaves: _Leaves, order: Ticket, run: RunStart, opened: RoundOpen | None, made: Mapping[int, int]) -> None:

@@ -3,7 +3,8 @@
 A site takes no new ticket of a run before the log has settled its earlier ones. So a server that drops, rewrites or
 mis-weighs an update is caught by the site whose update it was, before that site gives anything more.
 
-An answered ticket is settled by its own receipt as a leaf, byte for byte, and then
+An answered ticket is settled by its own receipt as a leaf (the same payload under this site's signature: how the envelope around it
+is spelled may change on the way, and convicts nobody), and then
 
 - for work other than training: nothing more;
 - for an update: `update.reject`, `update.late`, `update.unused`, `update.exclude`, or `update.admit` followed by the
@@ -12,7 +13,10 @@ An answered ticket is settled by its own receipt as a leaf, byte for byte, and t
   inputs named in the commit and this site's own norm.
 
 or, without the receipt, by a `ticket.expire`: the server says that it never got the answer. The site then knows that its update
-was not used, which it can hold against any later claim.
+was not used, which it can hold against any later claim; a commit beside it that names the update is a contradiction.
+
+Only signed leaves convict. What travels unsigned beside them (which leaves settle what, openings) can be garbled by anybody on
+the way: where it fails, the ticket is unsettled, and the site takes nothing more until it is shown better.
 """
 
 from __future__ import annotations
@@ -39,7 +43,9 @@ from ...audit.events import (
     commitment,
 )
 from ...trust.documents import Signed
+from ...trust.dsse import read
 from ...trust.errors import EquivocationError
+from ...trust.identifiers import sha256
 from ..delivery import Opening, Settled
 from ..errors import UnsettledError
 from .state import OpenTicket
@@ -84,8 +90,19 @@ def settlements(
     """
     by_ticket = {item.ticket: item for item in shown}
     return tuple(
-        _settle(ticket, by_ticket.get(ticket.digest), leaves, _Terms(site, run, weights)) for ticket in open_tickets
+        _consistent(_settle(ticket, by_ticket.get(ticket.digest), leaves, _Terms(site, run, weights)), leaves)
+        for ticket in open_tickets
     )
+
+
+def _consistent(settlement: Settlement, leaves: Mapping[int, Signed[Event]]) -> Settlement:
+    commits = (leaf.document for leaf in leaves.values() if isinstance(leaf.document, AggregateCommit))
+    counted = any(item.ticket == settlement.ticket for commit in commits for item in commit.inputs)
+    if counted and settlement.fate != "used":
+        raise EquivocationError(
+            f"a commit counts this site's update although it was {settlement.fate}", where="aggregate.commit"
+        )
+    return settlement
 
 
 def _settle(
@@ -109,8 +126,8 @@ def _settle(
 
 
 def _require_own_receipt(ticket: OpenTicket, found: Sequence[Signed[Event]]) -> None:
-    receipts = [leaf.raw for leaf in found if isinstance(leaf.document, ReceiptFile)]
-    if ticket.receipt.encode() in receipts:
+    receipts = {leaf.digest for leaf in found if isinstance(leaf.document, ReceiptFile)}
+    if sha256(read(ticket.receipt.encode()).payload) in receipts:
         return
     if any(isinstance(leaf.document, ReceiptFile) and leaf.document.ticket == ticket.digest for leaf in found):
         raise EquivocationError("the log holds another receipt than this site's", where=f"ticket {ticket.digest[:16]}")
@@ -134,11 +151,15 @@ def _verdict(ticket: OpenTicket, opening: Opening | None, events: Sequence[Event
     if not admitted:
         raise UnsettledError("the log holds no verdict on this site's update", where=f"ticket {ticket.digest[:16]}")
     for event in events:
-        if isinstance(event, RoundAbort) and event.version == ticket.version:
+        if isinstance(event, RoundAbort) and _is_round(event, ticket, terms):
             return Settlement(ticket.digest, "unused", (event.reason,))
-        if isinstance(event, AggregateCommit) and event.version == ticket.version:
+        if isinstance(event, AggregateCommit) and (event.run, event.version) == (terms.run.run, ticket.version):
             return _used(ticket, opening, event, terms)
     raise UnsettledError("the round of this site's update has no end in the log", where=f"version {ticket.version}")
+
+
+def _is_round(event: RoundAbort, ticket: OpenTicket, terms: _Terms) -> bool:
+    return (event.run, event.version, event.attempt) == (terms.run.run, ticket.version, ticket.attempt)
 
 
 def _used(ticket: OpenTicket, opening: Opening | None, commit: AggregateCommit, terms: _Terms) -> Settlement:
@@ -147,7 +168,7 @@ def _used(ticket: OpenTicket, opening: Opening | None, commit: AggregateCommit, 
         raise EquivocationError("the commit does not name this site's admitted update", where="aggregate.commit")
     _require_terms(commit, terms)
     if opening is None or commitment(opening.value, opening.salt) != mine[0].coefficient:
-        raise EquivocationError("the coefficient shown is not the one committed", where="aggregate.commit")
+        raise UnsettledError("the coefficient shown is not the one committed", where="aggregate.commit")
     value = coefficient_value(opening.value)
     expected = _expected(ticket, commit, terms.site)
     if not abs(value - expected) <= _AGREE * max(abs(expected), abs(value)):

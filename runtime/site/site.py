@@ -2,10 +2,12 @@
 
 The order of an answer, and why a crash between any two steps is harmless:
 
- 1. signature and address of the ticket; a ticket answered before is answered with the stored receipt, and its stored bytes are
-    sent again if the delivery grants that: nothing is computed twice;
+ 1. signature and address of the ticket; grants, which are unsigned, are for this ticket's objects and no others; a ticket answered
+    before is answered with the stored receipt, and its stored bytes are sent again if the delivery grants that: nothing is computed
+    twice;
  2. time and place: each sequence number once, rising; another ticket in a taken place is evidence;
- 3. the proofs (`checks`), then the new checkpoint is remembered: before its cosignature can leave;
+ 3. the proofs (`checks`) and the means to do the work; what fails up to here decided nothing, and a better delivery of the same
+    ticket is taken; then the new checkpoint is remembered: before its cosignature can leave;
  4. the server is an active member of the group, by this site's own authority;
  5. the ticket is accepted (journal), earlier ones are settled;
  6. the work (`work`): a crash here loses the sealing root, so the work is done again and nothing had left;
@@ -48,7 +50,7 @@ from ..stores.seam import GrantClient
 from ..training.seam import Trainer
 from .checks import Standing, Verified, verify_delivery
 from .state import SiteState
-from .work import Done, Workshop, metrics_commitment
+from .work import Done, Workshop, metrics_commitment, require_grants
 
 __all__ = ["Site"]
 
@@ -126,6 +128,7 @@ class Site:
                 f"this site stopped: {self._state.halted}", remedy="A person must look at its evidence."
             )
         ticket = self._open_ticket(delivery.ticket.encode())
+        require_grants(ticket, delivery.grants)
         if self._state.journal.get(f"receipt/{ticket.digest}") is not None:
             return self._deliver(ticket, delivery)
         try:
@@ -134,6 +137,7 @@ class Site:
         except (ForkError, EquivocationError) as error:
             self._halt(error, delivery)
             raise
+        self._workshop.require_means(verified, delivery)
         self._state.see(verified.witness)
         for settlement in verified.settlements:
             self._state.settle(ticket.document.run, settlement.ticket, settlement.fate)
@@ -157,6 +161,9 @@ class Site:
             raise EquivocationError("two different tickets in one place", where=f"{order.run} #{order.seq}")
         if taken is None and order.seq <= (journal.get(f"seq/{order.run}") or 0):
             raise ReplayedTicketError("a sequence number below the last one", where=f"{order.run} #{order.seq}")
+        model = self._state.model(order.run, order.version)
+        if order.kind != "witness" and model not in (None, order.parent):
+            raise EquivocationError("two different models as one version", where=f"{order.run} version {order.version}")
         now = self._clock()
         if now > order.not_after:
             raise ExpiredTicketError(f"expired {now - order.not_after} seconds ago", where=f"{order.run} #{order.seq}")
@@ -249,6 +256,7 @@ class Site:
                     "receipt": receipt.raw.decode(),
                     "manifest": receipt.document.manifest,
                     "norm": done.norm,
+                    "attempt": None if verified.opened is None else verified.opened.attempt,
                 },
             }
         )

@@ -3,6 +3,7 @@
     witness                 the last checkpoint that this site saw (size, root, note): never goes back
     run/<run>               the run.start leaf and its index
     seq/<run>               the highest sequence number accepted
+    model/<run>/<version>   digest of the model on which this site worked as that version
     ticket/<digest>         run, seq, version, kind, envelope of an accepted ticket
     place/<run>/<seq>       digest of the ticket accepted there
     work/<digest>           what the work left behind: manifest, norm, metrics, etags (the update's bytes lie in spool/)
@@ -25,6 +26,7 @@ from ...audit.witness import WitnessState
 from ...durable import Probe, make_folder, silent
 from ...trust.documents import Signed
 from ...trust.tickets import Ticket
+from ..drafts import remove_drafts
 from ..journal import Journal
 
 __all__ = ["OpenTicket", "SiteState"]
@@ -41,6 +43,8 @@ class OpenTicket:
     receipt: str
     manifest: str | None
     norm: float | None
+    attempt: int | None
+    """Which try at the version, for work in a round."""
 
 
 class SiteState:
@@ -51,6 +55,8 @@ class SiteState:
         self.spool = make_folder(folder / "spool", 0o700)
         self.models = make_folder(folder / "models", 0o700)
         self.journal = Journal(folder / "site.sqlite", probe=probe)
+        for owned in (self.spool, self.models):
+            remove_drafts(owned)  # an earlier life's; the journal's lock says that there is no other now
 
     def witness(self, origin: str) -> WitnessState:
         """Return the last checkpoint seen; an empty one pins the charter's origin."""
@@ -63,13 +69,20 @@ class SiteState:
         """Remember a checkpoint: before its cosignature leaves."""
         self.journal.put("witness", {"size": witness.size, "root": witness.root.hex(), "note": witness.note.decode()})
 
+    def model(self, run: str, version: int) -> str | None:
+        """Return the digest of the model that this site took as ``version``, if it worked on it."""
+        found = self.journal.get(f"model/{run}/{version:012d}")
+        return None if found is None else str(found)
+
     def accept(self, ticket: Signed[Ticket], run_leaf: dict[str, Any]) -> None:
-        """Take a ticket: its place is now taken for ever."""
+        """Take a ticket: its place is now taken for ever, and so is its version's model."""
         order = ticket.document
+        model = {} if order.kind == "witness" else {f"model/{order.run}/{order.version:012d}": order.parent}
         self.journal.put_many(
             {
+                **model,
                 f"run/{order.run}": run_leaf,
-                f"seq/{order.run}": order.seq,
+                f"seq/{order.run}": max(order.seq, self.journal.get(f"seq/{order.run}") or 0),
                 f"place/{order.run}/{order.seq:012d}": ticket.digest,
                 f"ticket/{ticket.digest}": {
                     "run": order.run,
@@ -90,9 +103,10 @@ class SiteState:
         value = self.journal.get(f"open/{run}/{digest}")
         if value is None:
             return
+        # In this order: as long as the ticket is open, a restart settles it again. The bytes are nobody's need any more.
+        (self.spool / f"{digest}.payload").unlink(missing_ok=True)
         self.journal.put_many({f"settled/{run}/{digest}": {"fate": fate, "version": value["version"]}})
         self.journal.remove(f"open/{run}/{digest}")
-        (self.spool / f"{digest}.payload").unlink(missing_ok=True)
 
     @property
     def halted(self) -> str | None:

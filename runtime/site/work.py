@@ -9,14 +9,14 @@ released to this site (`receive`), which is written where its people expect it.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from ...algorithms.arithmetic import Float32, narrow, widen
 from ...algorithms.statistics import Admission
 from ...audit.events import RunStart, commitment, salt
 from ...durable import Probe, replace_file, silent
@@ -26,22 +26,25 @@ from ...trust.blob.open import open_blob
 from ...trust.blob.seal import seal
 from ...trust.canonical import parse
 from ...trust.documents import Signed
-from ...trust.errors import PlaceError
+from ...trust.errors import MalformedError, PlaceError, TicketError
 from ...trust.identifiers import sha256
 from ...trust.keys.member import MemberKeys
 from ...trust.keys.sealing import SealingKey
 from ...trust.tickets import Ticket
 from ..config import RunConfig
-from ..delivery import DELIVERY_LIMIT, Delivery, Opening
+from ..delivery import DELIVERY_LIMIT, Delivery, Grants, Opening
 from ..errors import GrantError
 from ..parties import Parties
+from ..places import answer_key, global_manifest_key, global_payload_key, update_payload_key
+from ..stores.grants import Grant
 from ..stores.seam import GrantClient, RangedSource
 from ..training.seam import Array, Trainer
 from .checks import Verified
 
-__all__ = ["Done", "Workshop", "run_key"]
+__all__ = ["Done", "Workshop", "require_grants", "run_key"]
 
 _MANIFEST = 1 << 20
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,32 @@ class Done:
 
 def run_key(run: RunStart) -> SealingKey:
     """Return the key to which the updates of ``run`` are sealed."""
-    return SealingKey(run.suite, base64.b64decode(run.seal_key, validate=True))
+    try:
+        return SealingKey(run.suite, base64.b64decode(run.seal_key, validate=True))
+    except ValueError:
+        raise MalformedError("the run's key is not base64 of a key of its suite", where="run.start seal_key") from None
+
+
+def require_grants(ticket: Signed[Ticket], grants: Grants) -> None:
+    """Return if every grant is for the object that this ticket speaks of.
+
+    Grants are unsigned. Without this, whoever can change a delivery could make a site put its bytes in another object's place, which
+    put-once would then keep for ever.
+
+    Raises:
+        GrantError: one is for another object.
+    """
+    order = ticket.document
+    places = {
+        "manifest": global_manifest_key(order.run, order.version),
+        "payload": global_payload_key(order.run, order.version),
+        "update": update_payload_key(order.run, ticket.digest),
+        "answer": answer_key(order.run, ticket.digest),
+    }
+    for name, key in places.items():
+        grant: Grant | None = getattr(grants, name)
+        if grant is not None and grant.key != key:
+            raise GrantError("a grant for another object than the ticket's", where=f"delivery.grants.{name}")
 
 
 class Workshop:
@@ -101,7 +129,22 @@ class Workshop:
             return Done(metrics=self._evaluate(config, verified, parameters), model=digest)
         if kind == "evaluate":
             return Done(metrics=self._evaluate(config, verified, parameters))
+        if kind != "train":
+            raise TicketError("a site's runtime does no work of this kind", where=kind)
         return self._train(config, verified, parameters, schema)
+
+    def require_means(self, verified: Verified, delivery: Delivery) -> None:
+        """Return if the delivery brings what its work needs; before the ticket is accepted, so that a garbled delivery costs nothing.
+
+        Raises:
+            GrantError: no leave to read the model.
+            PlaceError: not the schema that run.start names.
+        """
+        if verified.ticket.document.kind == "witness":
+            return
+        if delivery.grants.manifest is None or delivery.grants.payload is None:
+            raise GrantError("the delivery has no grant for the model", where="delivery.grants")
+        _schema(delivery, verified.run.schema_digest)
 
     def _trainer(self, config: RunConfig, run: str) -> Trainer:
         if run not in self._trainers:
@@ -151,8 +194,9 @@ class Workshop:
         before = trainer.evaluate(parameters) if config.evaluation.sites else {}
         result = trainer.train(parameters, seed=config.seed, round_number=ticket.document.version)
         after = trainer.evaluate(result.parameters) if config.evaluation.sites else {}
-        update, norm = difference(schema.floats(), result.parameters, parameters)
-        sealed = self._seal(verified, schema.floats(), update)
+        floats = schema.floats()
+        admission = Admission([spec.size for spec in floats.tensors])
+        sealed = self._seal(verified, floats, update_bytes(floats, result.parameters, parameters, admission))
         metrics = {
             "before": before,
             "after": after,
@@ -160,9 +204,9 @@ class Workshop:
             "seconds": round(result.seconds, 3),
             "device": result.device,
         }
-        return Done(manifest=sealed.raw.decode(), norm=norm, metrics=_opening(metrics))
+        return Done(manifest=sealed.raw.decode(), norm=admission.result().norm, metrics=_opening(metrics))
 
-    def _seal(self, verified: Verified, schema: Schema, update: Mapping[str, Array]) -> Signed[Manifest]:
+    def _seal(self, verified: Verified, schema: Schema, update: Iterator[memoryview]) -> Signed[Manifest]:
         ticket, charter = verified.ticket, self._parties.charter
         recipients = [run_key(verified.run)]
         if charter.auditor is not None:
@@ -170,7 +214,7 @@ class Workshop:
         spool = self.spooled(ticket.digest)
         spool.unlink(missing_ok=True)  # an earlier life's: its root is forgotten, so nobody can open it
         sealed = seal(
-            encode(schema, update),
+            update,
             schema=schema,
             place=Place(
                 suite=charter.suite,
@@ -188,6 +232,7 @@ class Workshop:
             signer=self._keys.signer,
             spool=spool,
             expires=self._clock() + charter.dispute_window_seconds,
+            digest=False,
             probe=self._probe,
         )
         return sealed.manifest
@@ -204,40 +249,44 @@ class Workshop:
         replace_file(path, data, step="site.model", probe=self._probe, mode=0o600)
 
 
-def difference(
-    schema: Schema, after: Mapping[str, Array], before: Mapping[str, Array]
-) -> tuple[dict[str, Array], float]:
-    """Return the update over the floating tensors of ``schema``, in their dtypes, and its L2 norm as admission sees it."""
-    update: dict[str, Array] = {}
-    admission = Admission([spec.size for spec in schema.tensors])
+def update_bytes(
+    schema: Schema, after: Mapping[str, Array], before: Mapping[str, Array], admission: Admission
+) -> Iterator[memoryview]:
+    """Yield the canonical bytes of ``after`` - ``before`` over the floating tensors of ``schema``, feeding ``admission``.
+
+    Each difference is computed in float32 and rounded once to the tensor's dtype. One block exists at a time; a chunk is valid
+    until the next.
+    """
+    yield memoryview(schema.header())
+    old, new, exact = (np.empty(_BLOCK, np.float32) for _ in range(3))
     for spec in schema.tensors:
-        step = subtract(spec.dtype, after[spec.name], before[spec.name])
-        update[spec.name] = step
-        admission.feed(as_float32(spec.dtype, step).reshape(-1))
-    return update, admission.result().norm
+        one, two = after[spec.name].reshape(-1), before[spec.name].reshape(-1)
+        for start in range(0, spec.size, _BLOCK):
+            part = slice(start, min(start + _BLOCK, spec.size))
+            count = part.stop - start
+            step = np.subtract(
+                _as_float32(spec.dtype, one[part], new), _as_float32(spec.dtype, two[part], old), out=exact[:count]
+            )
+            yield from _stored(spec.dtype, step, old[:count], admission)
 
 
-def subtract(dtype: str, after: Array, before: Array) -> Array:
-    """Return ``after`` - ``before`` rounded once to ``dtype``."""
-    from ...algorithms.arithmetic import narrow
-
-    exact = as_float32(dtype, after) - as_float32(dtype, before)
+def _stored(dtype: str, step: Float32, scratch: Float32, admission: Admission) -> Iterator[memoryview]:
     if dtype == "F32":
-        return exact
-    out = np.empty(after.shape, dtype=after.dtype)
-    narrow(exact.reshape(-1), dtype, out.reshape(-1))
-    return out
+        admission.feed(step)
+        yield step.view(np.uint8).data
+        return
+    out = np.empty(step.size, np.float16 if dtype == "F16" else np.uint16)
+    narrow(step, dtype, out)
+    widen(out, dtype, scratch)  # what is measured is what is sent
+    admission.feed(scratch)
+    yield out.view(np.uint8).data
 
 
-def as_float32(dtype: str, array: Array) -> npt.NDArray[np.float32]:
-    """Return stored floats as float32, exactly."""
-    from ...algorithms.arithmetic import widen
-
+def _as_float32(dtype: str, stored: Array, out: Float32) -> Float32:
     if dtype == "F32":
-        return cast("npt.NDArray[np.float32]", array)
-    out = np.empty(array.shape, dtype=np.float32)
-    widen(array.reshape(-1), dtype, out.reshape(-1))
-    return out
+        return stored
+    widen(stored, dtype, out[: stored.size])
+    return out[: stored.size]
 
 
 def _opening(value: dict[str, Any]) -> Opening:
