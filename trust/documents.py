@@ -105,4 +105,4 @@ def _build(model: type[M], text: bytes, what: str) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "(whole)"
-        raise MalformedError(f"{field}: {first['msg']}"[:300], where=what) from None
+        raise MalformedError(f"{ascii(field)[1:-1]}: {ascii(first['msg'])[1:-1]}"[:300], where=what) from None
