@@ -50,7 +50,7 @@ class _Root(TyperGroup):
             if (told := system_error(error)) is None:
                 raise
             show_error(told, as_json=wants_json(ctx))
-            raise typer.Exit(3) from None
+            raise typer.Exit(exit_code(told)) from None
 
 
 app = typer.Typer(
@@ -72,6 +72,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def counterseal(
+    ctx: typer.Context,
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Show logging on standard error; twice shows more.")
     ] = 0,
@@ -83,7 +84,7 @@ def counterseal(
 
     Exit codes: 0 done, 1 refused or a check failed, 2 wrong usage, 3 the environment (files, stores, locks, extras).
     """
-    show_logging(verbose)
+    ctx.call_on_close(show_logging(verbose))
 
 
 def run() -> None:

@@ -12,9 +12,11 @@ import os
 import shutil
 import socket
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -229,7 +231,8 @@ class _Site:
         """Load the data as a training would."""
         from ..training.plugins import load_data
 
-        data = load_data(self._settings.loader)
+        with redirect_stdout(sys.stderr):  # what a plug-in prints is none of our output
+            data = load_data(self._settings.loader)
         shapes = [
             f"train x {list(data.train.x.shape)} {data.train.x.dtype}, y {list(data.train.y.shape)} {data.train.y.dtype}"
         ]

@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,6 +59,12 @@ class EnvironmentFault(CountersealError):
     code = "environment"
 
 
+class TakenFault(CountersealError):
+    """A file that was to be written exists."""
+
+    code = "taken"
+
+
 def exit_code(error: CountersealError) -> int:
     """Return 3 where the environment is at fault, else 1."""
     return 3 if error.code in _UNAVAILABLE else 1
@@ -70,6 +76,10 @@ def system_error(error: OSError | ModuleNotFoundError) -> CountersealError | Non
         return _missing(error.name or "")
     if isinstance(error, BrokenPipeError):
         return None
+    if isinstance(error, FileExistsError):
+        # What is published under a name carries the name second.
+        taken = str(error.filename2 or error.filename or "")
+        return TakenFault("something is already there", where=taken, remedy="Name a new file: nothing is overwritten.")
     where = str(error.filename) if error.filename is not None else ""
     return EnvironmentFault(error.strerror or type(error).__name__, where=where)
 
@@ -166,17 +176,23 @@ class _Redacting(logging.Formatter):
         return "\n".join(plain(line) for line in redact(super().format(record)).splitlines())
 
 
-def show_logging(verbose: int) -> None:
+def show_logging(verbose: int) -> Callable[[], None]:
     """Show this package's own logging on standard error: warnings, with 1 information, with 2 everything.
 
-    Libraries are left alone: their debug output would show signed addresses and headers.
+    Libraries are left alone: their debug output would show signed addresses and headers. What is returned undoes it.
     """
     logger = logging.getLogger("counterseal")
+    before = logger.handlers[:], logger.propagate, logger.level
     handler = logging.StreamHandler()
     handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.handlers[:] = [handler]
-    logger.propagate = False
+    logger.handlers[:], logger.propagate = [handler], False
     logger.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
+
+    def undo() -> None:
+        logger.handlers[:], logger.propagate = before[0], before[1]
+        logger.setLevel(before[2])
+
+    return undo
 
 
 def jsonable(value: Any) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,7 +94,8 @@ def _run(path: Path, settings: ServerConfig, quiet: bool, as_json: bool) -> None
     signal.signal(signal.SIGTERM, _interrupt)  # a batch queue's notice is handled as Ctrl-C is
     out = console(errors=as_json)
     try:
-        with Watch(out, quiet=quiet) as watch:
+        # With --json, what a plug-in prints is kept out of the document.
+        with Watch(out, quiet=quiet) as watch, redirect_stdout(sys.stderr if as_json else sys.stdout):
             result = run_federation(settings, observe=watch)
     except KeyboardInterrupt:
         typer.echo(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -37,13 +38,15 @@ def run(
 
     Example: counterseal site run --config site.yaml --delivery monday.json --out answer.json
     """
+    if delivery is None and out is not None:
+        raise typer.BadParameter("--out belongs to --delivery", param_hint="--out")
     if delivery is None and sys.stdin.isatty():
         raise typer.BadParameter(
             "standard input is a terminal; a transport starts this command, or give --delivery FILE",
             param_hint="--delivery",
         )
-    if delivery is None and out is not None:
-        raise typer.BadParameter("--out belongs to --delivery", param_hint="--out")
+    if delivery is None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server; the end of the input ends this
     from ..assembly import open_site
     from ..config import load_site
 
@@ -52,12 +55,13 @@ def run(
         if delivery is None:
             from ..site.worker import serve_standard_streams
 
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server; the end of the input ends this
             count = serve_standard_streams(site)
             if not quiet:
                 typer.echo(f"{settings.identity}: {count} deliveries answered", err=True)
             return
-        _answer(site.handle(_read(delivery)), out)
+        with redirect_stdout(sys.stderr):  # what a plug-in prints is no part of the answer
+            answer = site.handle(_read(delivery))
+    _answer(answer, out)
 
 
 def _read(path: Path) -> bytes:
@@ -72,7 +76,9 @@ def _answer(answer: bytes, out: Path | None) -> None:
         sys.stdout.buffer.write(answer + b"\n")
         sys.stdout.flush()
     else:
-        out.write_bytes(answer)
+        from ...durable import replace_file
+
+        replace_file(out, answer, step="cli.answer")
     from ...trust.canonical import parse
     from ..delivery import Answer
 
