@@ -69,12 +69,11 @@ class Models:
 
     def _upload(self, version: int) -> None:
         office, spool = self._office, self._office.spool / f"{self._run}-{version:06d}.payload"
-        if office.journal.get(f"{self._run}/uploaded/{version}"):
-            return
-        office.store.put(global_payload_key(self._run, version), spool)
-        office.store.put(global_manifest_key(self._run, version), self.record(version)["manifest"].encode())
-        office.journal.put(f"{self._run}/uploaded/{version}", True)
-        spool.unlink(missing_ok=True)
+        if not office.journal.get(f"{self._run}/uploaded/{version}"):
+            office.store.put(global_payload_key(self._run, version), spool)
+            office.store.put(global_manifest_key(self._run, version), self.record(version)["manifest"].encode())
+            office.journal.put(f"{self._run}/uploaded/{version}", True)
+        spool.unlink(missing_ok=True)  # also when an earlier life died before it came to this
 
     def record(self, version: int) -> dict[str, Any]:
         """Return manifest, manifest_digest, model digest and sites of ``version``."""

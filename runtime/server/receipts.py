@@ -6,6 +6,7 @@ of this very log. Everything else in an answer (manifest, metrics) must match wh
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +19,15 @@ from ...trust.dsse import read
 from ...trust.errors import MalformedError, SignatureError
 from ...trust.identifiers import sha256
 from ...trust.keys.signing import VerifyingKey
-from ..delivery import DELIVERY_LIMIT, Answer
+from ..delivery import ANSWER_BYTES, DELIVERY_LIMIT, Answer
+from ..errors import ObjectMissingError, StoreError
+from ..places import answer_key
 from .office import Office
 from .tickets import Issued
 
-__all__ = ["Filed", "file_receipt", "read_answer"]
+__all__ = ["Filed", "file_receipt", "read_answer", "stored_answer"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,25 @@ def read_answer(data: bytes) -> Answer:
     return Answer.from_json(parse(data.rstrip(b" "), limit=DELIVERY_LIMIT, what="answer"))
 
 
+def stored_answer(office: Office, run: str, digest: str) -> bytes | None:
+    """Return the answer to the ticket ``digest`` that lies in the store, or None where there is none that could be one.
+
+    Whoever can write to the store can put anything there; what is not of an answer's length is as good as nothing.
+
+    Raises:
+        StoreUnavailableError: the store does not answer.
+    """
+    try:
+        return office.store.get(answer_key(run, digest), limit=ANSWER_BYTES)
+    except ObjectMissingError:
+        return None
+    except StoreError as error:
+        if error.retryable:
+            raise
+        _log.warning("the stored answer to ticket %s does not count: %s", digest[:16], error)
+        return None
+
+
 def file_receipt(office: Office, run: str, ticket: Issued, answer: Answer) -> Filed:
     """Verify the receipt in ``answer`` and log it, once.
 
@@ -60,14 +84,19 @@ def file_receipt(office: Office, run: str, ticket: Issued, answer: Answer) -> Fi
     _require_about(receipt, run, ticket)
     _require_openings(receipt, answer)
     line = _require_cosignature(office, receipt)
-    office.notary.file(f"receipt/{ticket.digest}", raw)
+    # The leaf comes last: a restart that finds it in the log does not ask again, so all that follows from it must be done.
     size = receipt.checkpoint.size
     if line and size in office.notary.log.published_sizes:
         office.notary.log.add_cosignatures(size, [line])
     seen = office.journal.get(f"seen/{receipt.actor}") or 0
+    settled = office.journal.get(f"{run}/settled/{receipt.actor}") or 0
     office.journal.put_many(
-        {f"seen/{receipt.actor}": max(seen, size), f"{run}/settled/{receipt.actor}": ticket.order.seq - 1}
+        {
+            f"seen/{receipt.actor}": max(seen, size),
+            f"{run}/settled/{receipt.actor}": max(settled, ticket.order.seq - 1),
+        }
     )
+    office.notary.file(f"receipt/{ticket.digest}", raw)
     metrics = (
         dict(answer.metrics.value) if answer.metrics is not None and isinstance(answer.metrics.value, dict) else {}
     )

@@ -22,19 +22,19 @@ from ...algorithms import schedule as plan
 from ...audit.events import Decision, Event, RoundOpen
 from ...errors import CountersealError
 from ...trust.blob.manifest import Manifest
+from ...trust.canonical import canonical
 from ...trust.documents import parse_document
 from ...trust.dsse import read
 from ...trust.screening import History, Verdict, screen
-from ..delivery import ANSWER_BYTES, Answer
+from ..delivery import Answer
 from ..errors import StoreError
-from ..places import answer_key
 from ..progress import RoundStarted, SiteDone
 from ..transports.seam import Arrival
 from .admission import Admitted, admit
 from .commit import Commitment, commit
 from .models import Models
 from .office import Office, RunFile
-from .receipts import Filed, file_receipt, read_answer
+from .receipts import Filed, file_receipt, read_answer, stored_answer
 from .tickets import Counter, Issued
 from .verdicts import Desk, Verdicts, flags_of, ticket_issue
 
@@ -183,13 +183,14 @@ class Round:
         office, todo = self._office, list[plan.Decision]()
         for site, ticket in self.desk.tickets.items():
             found = office.journal.get(f"admitted/{ticket.digest}")
-            stored = answer_key(self.desk.run, ticket.digest)
             if found is not None:
                 answer = Answer.from_json(office.journal.get(f"answer/{ticket.digest}"))
                 self.desk.filed[site] = file_receipt(office, self.desk.run, ticket, answer)
                 todo += self._judge(site, Admitted.from_json(found))
-            elif office.store.length(stored) is not None:
-                todo += self._take(Arrival(site, ticket.digest, office.store.get(stored, limit=ANSWER_BYTES)))
+            elif (stored := stored_answer(office, self.desk.run, ticket.digest)) is not None:
+                todo += self._take(Arrival(site, ticket.digest, stored))
+            elif (kept := office.journal.get(f"answer/{ticket.digest}")) is not None:
+                todo += self._take(Arrival(site, ticket.digest, canonical(kept)))
         return tuple(todo)
 
     def _send(self, site: str) -> None:
@@ -202,9 +203,13 @@ class Round:
             if filed is None or filed.manifest is None:
                 return  # no receipt of this site stands under the checkpoint
             upload, digests = True, _digests(filed.manifest)
+        elif two_steps and filed is not None:
+            return  # its receipt is here; leave to upload follows when the round's receipts are closed
         grants = self._counter.grants(ticket, self._file.schema, upload=upload, digests=digests)
         self._started.setdefault(site, time.monotonic())
-        delivery = self._counter.deliver(ticket, grants=grants, witnessed=self._witnessed)
+        # Leave to upload comes with the checkpoint under which the receipts lie; all else with one that is the same for all.
+        pinned = self._office.publish().size if two_steps and upload else self._counter.pin(desk.step)
+        delivery = self._counter.deliver(ticket, grants=grants, witnessed=self._witnessed, pinned=pinned)
         self._office.transport.dispatch(site, ticket.digest, delivery)
 
     def _listen(self) -> tuple[plan.Decision, ...]:

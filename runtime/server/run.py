@@ -13,25 +13,20 @@ from typing import Any
 import numpy as np
 
 from ...audit.events import ModelRelease, Place, RunEnd
-from ...errors import CountersealError
 from ...parameters import Schema, decode, encode
 from ...trust.screening import Candidate, History, Verdict
 from ..config import RunConfig
-from ..delivery import ANSWER_BYTES, Grants
 from ..errors import RunError
-from ..places import answer_key
 from ..progress import RoundDone, RunDone, RunStarted
 from ..training.seam import Array
-from ..transports.seam import Arrival
 from .admission import Admitted
+from .errand import Errand, Errands
 from .models import Models
 from .office import Office, RunFile
 from .quorum import Quorums
-from .receipts import file_receipt, read_answer
 from .round import Round, RoundEnd
 from .start import start_run
-from .tickets import Counter, Issued
-from .verdicts import ticket_issue
+from .tickets import Counter
 
 __all__ = ["RunResult", "run_to_end"]
 
@@ -75,7 +70,8 @@ class _Run:
         self._file = file
         self._models = models
         self._counter = Counter(office, file, models)
-        self._quorums = Quorums(office, file, self._counter)
+        self._errands = Errands(office, file, self._counter)
+        self._quorums = Quorums(office, self._errands)
         self._run = file.start.run
         self._final: dict[str, Mapping[str, Any]] = {}
 
@@ -219,47 +215,8 @@ class _Run:
                 recipients=recipients,
             ),
         )
-        seconds = min(self._file.config.round_seconds, office.parties.charter.limits.ticket_seconds)
-        deadline = office.journal.once(f"{run}/receive", lambda: office.clock() + seconds)
-        tickets = {site: self._counter.issue("receive", site, "receive", version, seconds) for site in recipients}
-        office.notary.record_all(
-            {f"issue/{one.digest}": partial(ticket_issue, office, one) for one in tickets.values()}
-        )
-        waiting = {ticket.digest: ticket for ticket in tickets.values()}
-        for ticket in tickets.values():
-            self._hand_over(ticket, size, waiting)
-        while waiting and office.clock() < deadline:
-            for arrival in office.transport.poll(1.0):
-                self._received(arrival, waiting, size)
-
-    def _hand_over(self, ticket: Issued, size: int, waiting: dict[str, Issued]) -> None:
-        office, stored = self._office, answer_key(self._run, ticket.digest)
-        if office.store.length(stored) is not None:
-            self._received(
-                Arrival(ticket.order.site, ticket.digest, office.store.get(stored, limit=ANSWER_BYTES)), waiting, size
-            )
-            return
-        grants = self._counter.grants(ticket, self._file.schema, upload=False)
-        grants = Grants(manifest=grants.manifest, payload=grants.payload, answer=grants.answer)
-        delivery = self._counter.deliver(ticket, grants=grants, witnessed=size)
-        office.transport.dispatch(ticket.order.site, ticket.digest, delivery)
-
-    def _received(self, arrival: Arrival, waiting: dict[str, Issued], size: int) -> None:
-        ticket = waiting.pop(arrival.ticket, None)
-        if ticket is None or arrival.answer is None:
-            return
-        try:
-            answer = read_answer(arrival.answer)
-            if answer.fault is not None:
-                if answer.fault.code == "consistency_needed" and answer.fault.witness_size is not None:
-                    seen = min(answer.fault.witness_size, self._office.notary.log.size)
-                    self._office.journal.put(f"seen/{arrival.site}", seen)
-                    waiting[arrival.ticket] = ticket
-                    self._hand_over(ticket, size, waiting)
-                return
-            self._final[arrival.site] = file_receipt(self._office, self._run, ticket, answer).metrics
-        except CountersealError:
-            return
+        filed = self._errands.run(Errand("receive", "receive", version, recipients, size), lambda: False)
+        self._final = {site: one.metrics for site, one in filed.items()}
 
 
 def _replayed(record: Mapping[str, Any]) -> RoundEnd:

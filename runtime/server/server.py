@@ -24,6 +24,7 @@ from ...trust.identifiers import sha256
 from ...trust.keys.member import MemberKeys
 from ...trust.keys.validity import KeyHistory
 from ..config import RunConfig
+from ..drafts import remove_drafts
 from ..journal import Journal
 from ..parties import Parties
 from ..progress import Observer, ignore
@@ -78,6 +79,8 @@ class Server:
         except BaseException:
             self._journal.close()
             raise
+        for owned in (state, log):
+            remove_drafts(owned)  # an earlier life's; the locks of journal and log say that there is no other now
         notary = Notary(self._log, self._journal, keys.signer)
         history = KeyHistory.from_charter(charter.charter.federation, charter.statements.values())
         self._office = Office(

@@ -91,13 +91,24 @@ class Counter:
         payload = envelope.payload
         return Issued(Signed(parse_document(Ticket, payload), sha256(payload), envelope.key_id, raw))
 
-    def deliver(self, ticket: Issued, *, grants: Grants, witnessed: int | None) -> bytes:
-        """Return a delivery of ``ticket`` against the newest checkpoint; ``witnessed`` is the size of the cosigned one."""
+    def pin(self, name: str) -> int:
+        """Publish a checkpoint and return its size: the one against which every delivery of the round or errand is made.
+
+        A quorum must cosign one and the same checkpoint. A delivery that is repeated later, because a site or this server
+        was killed, would otherwise show a newer one than the others saw, and the cosignatures would lie scattered.
+        """
+        return int(self._office.journal.once(f"{self._run}/pin/{name}", lambda: self._office.publish().size))
+
+    def deliver(self, ticket: Issued, *, grants: Grants, witnessed: int | None, pinned: int) -> bytes:
+        """Return a delivery of ``ticket`` against the checkpoint ``pinned``, or the newest if the site has seen a later one.
+
+        ``witnessed`` is the size of the cosigned checkpoint.
+        """
         office, order = self._office, ticket.order
-        now = office.publish()
         base = office.journal.get(f"seen/{order.site}") or 0
         settled = self._settled(order)
         indices = self._evidence(ticket) | {index for item in settled for index in item.leaves}
+        now = self._checkpoint(pinned, base, max(indices))
         delivery = Delivery(
             ticket=ticket.signed.raw.decode(),
             checkpoint=office.notary.log.checkpoint_at(now.size).decode(),
@@ -110,6 +121,12 @@ class Counter:
             grants=grants,
         )
         return canonical(delivery.model_dump(mode="json"))
+
+    def _checkpoint(self, pinned: int, seen: int, newest: int) -> Checkpoint:
+        if seen > pinned or newest >= pinned:
+            return self._office.publish()
+        log = self._office.notary.log
+        return Checkpoint(log.origin, pinned, log.root(pinned))
 
     def _witnessed(self, size: int, now: Checkpoint) -> Witnessed:
         notary = self._office.notary
