@@ -78,7 +78,7 @@ def found_federation(
 ) -> Founded:
     """Found a federation of ``server`` and ``sites`` in ``folder``, or return the one that this same call founded before.
 
-    ``sites`` (identities) are in charter order, the order of every sum. ``loaders`` says how each site's data become arrays; a
+    The order of ``sites`` (identities) does not matter. ``loaders`` says how each site's data become arrays; a
     relative folder in it starts at that site's own folder, as in a configuration file. Weights not named are 1, names for
     people are the identities. The quorum is the smallest that tolerates one liar; a single site has none, and the charter
     then says UNWITNESSED. ``life_seconds`` is for how long the keys are valid.
@@ -89,7 +89,7 @@ def found_federation(
     """
     try:
         request = Request(
-            sites=tuple(sites),
+            sites=tuple(sorted(sites)),
             run=run,
             loaders=dict(loaders),
             store=store,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ...audit.findings import Status
+from ...trust.charter.model import Caveat
 from .play import DemoResult
 
 __all__ = ["Claim", "claims"]
+
+_OWN = ("roster", "unwitnessed")
+"""Caveats that have claims of their own here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,13 @@ def claims(result: DemoResult) -> tuple[Claim, ...]:
             "NOT COVERED",
             "This was a demonstration: all parties' keys and data lie on one machine under one user.",
         ),
-        *(Claim("The charter's own caveat", "NOT COVERED", str(one.text)) for one in _caveats(result)),
+        *(_caveat(one) for one in result.founded.charter.charter.warnings() if one.code not in _OWN),
     )
 
 
-def _caveats(result: DemoResult) -> tuple[Any, ...]:
-    # The roster and the missing quorum have claims of their own.
-    return tuple(one for one in result.founded.charter.charter.warnings() if one.code not in ("roster", "unwitnessed"))
+def _caveat(one: Caveat) -> Claim:
+    text = one.text.removeprefix("NOT COVERED: ")
+    return Claim("The charter's own caveat", "NOT COVERED", text[:1].upper() + text[1:])
 
 
 def _passed(result: DemoResult, *ids: str) -> bool:

@@ -37,6 +37,7 @@ def curves_svg(series: Mapping[str, Series]) -> str:
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     style: Any = {
         "svg.fonttype": "none",
@@ -64,6 +65,9 @@ def curves_svg(series: Mapping[str, Series]) -> str:
             axes.set_xlabel("round")
         right.set_ylim(0, 1)
         left.set_yscale("log")
+        left.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        left.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
+        left.yaxis.set_minor_formatter(NullFormatter())
         figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(series)))
         target = io.StringIO()
         figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})

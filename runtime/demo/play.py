@@ -46,11 +46,12 @@ from ..stores.seam import ObjectStore
 from ..training.arrays import load, write_arrays
 from ..training.seam import Arrays
 from ..transports.local import LocalTransport, spawn
+from ..transports.seam import Transport
 from .baselines import Curve, baselines
 from .datasets import Dataset, load_dataset, write_sites
 from .settings import DemoSettings
 
-__all__ = ["Comparing", "DataReady", "DemoEvent", "DemoResult", "Sealed", "play"]
+__all__ = ["Comparing", "DataReady", "DemoEvent", "DemoResult", "Sealed", "play", "processes", "site_environment"]
 
 _BUCKET = "counterseal-demo"
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -125,8 +126,16 @@ class DemoResult:
         return points
 
 
-def play(settings: DemoSettings, out: Path, *, observe: Callable[[DemoEvent], None] = lambda event: None) -> DemoResult:
+def play(
+    settings: DemoSettings,
+    out: Path,
+    *,
+    observe: Callable[[DemoEvent], None] = lambda event: None,
+    transport: Callable[[Founded], Transport] | None = None,
+) -> DemoResult:
     """Play the demonstration in ``out``, or go on with it, and return how it ended.
+
+    The sites are processes of their own, unless ``transport`` brings them otherwise.
 
     Raises:
         ConfigError: the folder holds something else, or a demonstration with other settings, or a finished one.
@@ -141,7 +150,8 @@ def play(settings: DemoSettings, out: Path, *, observe: Callable[[DemoEvent], No
         parts = _cut(settings, dataset, founded)
         observe(DataReady(founded, dataset, {site: _count(found, dataset.classes) for site, found in parts.items()}))
         diary = _Diary(out / "rounds.json", observe)
-        result = _run(founded, diary)
+        carrier = (transport or processes)(founded)
+        result = run_federation(founded.server_config, observe=diary, transport=carrier)
         objects = store if store is not None else DirectoryStore(founded.folder / "store")
         sealed = _sealed(objects, result.run, settings.suite)
     curves = baselines(
@@ -277,12 +287,16 @@ class _Diary:
         self._observe(progress)
 
 
-def _run(founded: Founded, diary: _Diary) -> RunResult:
+def site_environment() -> dict[str, str]:
+    """Return what the sites' processes get of this process's environment: everything but the store's credentials."""
+    kept = {name: value for name, value in os.environ.items() if name not in _CREDENTIALS}
+    return {**kept, "OMP_NUM_THREADS": "1"}
+
+
+def processes(founded: Founded) -> Transport:
+    """Return the transport that starts one process for each site."""
     commands = {site: site_command(path) for site, path in founded.site_configs.items()}
-    environment = {name: value for name, value in os.environ.items() if name not in _CREDENTIALS}
-    environment["OMP_NUM_THREADS"] = "1"
-    start = spawn(commands, founded.folder / "server" / "state" / "sites", environment)
-    return run_federation(founded.server_config, observe=diary, transport=LocalTransport(start))
+    return LocalTransport(spawn(commands, founded.folder / "server" / "state" / "sites", site_environment()))
 
 
 def _sealed(store: ObjectStore, run: str, suite: str) -> Sealed:
