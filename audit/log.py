@@ -30,38 +30,35 @@ leaf, about 0.2 KB.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from ..durable import Probe, create_file, make_folder, replace_file, silent
+from ..durable import Probe, silent
 from ..trust.keys.signing import Signer
 from .checkpoint import Checkpoint, log_key, open_checkpoint, sign_checkpoint
-from .errors import CheckpointError, LogBusyError, LogClosedError, LogCorruptError, ProofError
+from .errors import CheckpointError, LogClosedError, LogCorruptError, ProofError
+from .folder import RESTORE, LogFolder
 from .journal import Batch, Journal
 from .merkle import leaf_hash
 from .note import NoteSignature
-from .tiles import WIDTH, Tile, decode_bundle, encode_bundle, entry_bundles, hash_tiles, require_leaf
+from .tiles import WIDTH, Tile, encode_bundle, entry_bundles, hash_tiles, require_leaf
 from .tree import Tree
 
 __all__ = ["Log"]
 
 _JOURNAL_LIMIT = 8 << 20
-_RESTORE = "Restore the folder from a copy or from the store's mirror; nothing is signed over a damaged log."
 
 
 class Log:
     """The open log of one origin; make it with `Log.open`."""
 
-    def __init__(self, folder: Path, origin: str, signer: Signer, lock: int, probe: Probe) -> None:
+    def __init__(self, folder: LogFolder, origin: str, signer: Signer) -> None:
         self._folder = folder
         self._origin = origin
         self._signer = signer
-        self._lock = lock
-        self._probe = probe
+        self._journal: Journal | None = None
         self._closed = False
         self._tree = Tree()
         self._index: dict[bytes, int] = {}
@@ -83,11 +80,10 @@ class Log:
             LogCorruptError: the folder is another log's, contradicts itself, or contradicts a published checkpoint.
             NoteError: an origin that cannot name a key, or a key that is not Ed25519.
         """
-        log_key(origin, signer.public)  # refuse a bad name or key before the folder exists
-        make_folder(folder)
-        log = cls(folder, origin, signer, _lock(folder), probe)
+        identity = f"{origin}\n{log_key(origin, signer.public).vkey()}\n".encode()  # refuses a bad name or key
+        log = cls(LogFolder(folder, probe), origin, signer)
         try:
-            log._identify()
+            log._folder.identify(identity)
             log._load_published()
             log._journal, batches = Journal.open(folder / "journal", probe=probe)
             log._replay(batches)
@@ -97,17 +93,13 @@ class Log:
             raise
         return log
 
-    _journal: Journal | None = None
-
     def close(self) -> None:
         """Release the lock. Nothing is pending: every call has synced what it promised."""
         self._closed = True
         if self._journal is not None:
             self._journal.close()
             self._journal = None
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._folder.close()
 
     def __enter__(self) -> Log:
         return self
@@ -159,10 +151,10 @@ class Log:
         if index >= self._recent_start:
             return self._recent[index - self._recent_start]
         if self._bundle[0] != index // WIDTH:
-            self._bundle = (index // WIDTH, self._read_bundle(Tile(0, index // WIDTH)))
+            self._bundle = (index // WIDTH, self._folder.bundle(Tile(0, index // WIDTH)))
         leaf = self._bundle[1][index % WIDTH]
         if leaf_hash(leaf) != self._tree.node(0, index):
-            raise LogCorruptError(f"leaf {index} has changed on disk", where=str(self._folder), remedy=_RESTORE)
+            raise LogCorruptError(f"leaf {index} has changed on disk", where=str(self._folder.path), remedy=RESTORE)
         return leaf
 
     def inclusion(self, index: int, size: int) -> tuple[bytes, ...]:
@@ -224,13 +216,13 @@ class Log:
         with self._writing() as journal:
             self._require_same_tree()
             for tile in entry_bundles(size, since=since):
-                self._place(tile.entries_path(), encode_bundle(self._leaves(tile)), "log.entries")
+                self._folder.place(tile.entries_path(), encode_bundle(self._leaves(tile)), "log.entries")
             for tile in hash_tiles(size, since=since):
-                self._place(tile.path(), self._tree.tile(tile), "log.tile")
+                self._folder.place(tile.path(), self._tree.tile(tile), "log.tile")
             checkpoint = Checkpoint(self._origin, size, self._tree.root(size))
             note = sign_checkpoint(checkpoint, self._signer)
-            self._place(f"checkpoints/{size}", note, "log.checkpoint")
-            replace_file(self._folder / "checkpoint", note, step="log.latest", probe=self._probe)
+            self._folder.place(f"checkpoints/{size}", note, "log.checkpoint")
+            self._folder.replace("checkpoint", note, "log.latest")
             if journal.length > _JOURNAL_LIMIT:
                 journal.reset()
         self._notes[size] = note
@@ -256,9 +248,7 @@ class Log:
         if len(merged) == len(stored):
             return
         with self._writing():
-            make_folder(self._folder / "cosignatures")
-            data = "".join(merged.values()).encode()
-            replace_file(self._folder / f"cosignatures/{size}", data, step="log.cosignatures", probe=self._probe)
+            self._folder.replace(f"cosignatures/{size}", "".join(merged.values()).encode(), "log.cosignatures")
         self._cosignatures[size] = tuple(merged.values())
 
     def mirror(self) -> Iterator[tuple[str, bytes]]:
@@ -277,7 +267,7 @@ class Log:
                 yield tile.path(), self._tree.tile(tile)
             yield f"checkpoint/{size}", self._notes[size]
             with self._writing():
-                replace_file(self._folder / "mirrored", b"%d\n" % size, step="log.mirror", probe=self._probe)
+                self._folder.replace("mirrored", b"%d\n" % size, "log.mirror")
             self._mirrored = size
 
     @contextmanager
@@ -291,21 +281,11 @@ class Log:
         yield journal
         self._closed = False
 
-    def _place(self, path: str, data: bytes, step: str) -> None:
-        target = self._folder / path
-        make_folder(target.parent)
-        try:
-            create_file(target, data, step=step, probe=self._probe)
-        except FileExistsError:
-            # A checkpoint that was interrupted has left it; what it says is a function of the acknowledged leaves.
-            if target.read_bytes() != data:
-                raise LogCorruptError("a put-once file holds other bytes", where=str(target), remedy=_RESTORE) from None
-
     def _require_same_tree(self) -> None:
         last = self._published
         if last is not None and self._tree.root(last.size) != last.root:
             raise LogCorruptError(
-                f"the tree no longer has the root published at {last.size}", where=self._origin, remedy=_RESTORE
+                f"the tree no longer has the root published at {last.size}", where=self._origin, remedy=RESTORE
             )
 
     def _leaves(self, tile: Tile) -> list[bytes]:
@@ -325,98 +305,45 @@ class Log:
 
     # Recovery
 
-    def _identify(self) -> None:
-        path = self._folder / "origin"
-        mine = f"{self._origin}\n{log_key(self._origin, self._signer.public).vkey()}\n".encode()
-        if path.exists():
-            if path.read_bytes() != mine:
-                raise LogCorruptError(
-                    "the folder holds the log of another origin or key",
-                    where=str(path),
-                    remedy="Name the folder, origin and key that belong together.",
-                )
-            return
-        journal = self._folder / "journal"
-        if (self._folder / "checkpoints").exists() or (journal.exists() and journal.stat().st_size):
-            raise LogCorruptError("a log without its origin file", where=str(path), remedy=_RESTORE)
-        if not journal.exists():
-            Journal.create(journal, probe=self._probe)
-        create_file(path, mine, step="log.origin", probe=self._probe)
-
     def _load_published(self) -> None:
-        self._notes = {int(path.name): path.read_bytes() for path in self._numbered("checkpoints")}
+        self._notes = self._folder.numbered("checkpoints")
         if not self._notes:
             return
         size = max(self._notes)
         for tile in entry_bundles(size):
-            self._absorb(self._read_bundle(tile))
+            self._absorb(self._folder.bundle(tile))
             self._forget_before(self.size - self.size % WIDTH)
-        for at, note in self._notes.items():
-            self._published = self._require_published(at, note)
-        self._published = self._require_published(size, self._notes[size])
-        for path in self._numbered("cosignatures"):
-            self._cosignatures[int(path.name)] = tuple(path.read_text("utf-8").splitlines(keepends=True))
-        mirrored = self._folder / "mirrored"
-        done = mirrored.read_bytes().strip() if mirrored.exists() else b""
+        for at in sorted(self._notes):
+            self._published = self._require_published(at, self._notes[at])
+        for at, lines in self._folder.numbered("cosignatures").items():
+            self._cosignatures[at] = tuple(lines.decode("utf-8", "replace").splitlines(keepends=True))
+        done = (self._folder.read("mirrored") or b"").strip()
         self._mirrored = int(done) if done.isdigit() else -1  # mirroring again is harmless
 
     def _require_published(self, size: int, note: bytes) -> Checkpoint:
-        where = str(self._folder / f"checkpoints/{size}")
+        where = str(self._folder.path / f"checkpoints/{size}")
         try:
             found = open_checkpoint(note, self._origin, self._signer.public)
         except CheckpointError as error:
-            raise LogCorruptError(error.what, where=where, remedy=_RESTORE) from None
+            raise LogCorruptError(error.what, where=where, remedy=RESTORE) from None
         if found.size != size or found.root != self._tree.root(size):
-            raise LogCorruptError("the entries do not hash to this checkpoint", where=where, remedy=_RESTORE)
+            raise LogCorruptError("the entries do not hash to this checkpoint", where=where, remedy=RESTORE)
         return found
 
-    def _numbered(self, name: str) -> list[Path]:
-        folder = self._folder / name
-        if not folder.exists():
-            return []
-        return sorted(path for path in folder.iterdir() if path.name.isascii() and path.name.isdecimal())
-
-    def _read_bundle(self, tile: Tile) -> tuple[bytes, ...]:
-        path = self._folder / tile.entries_path()
-        try:
-            return decode_bundle(path.read_bytes(), tile.width)
-        except (FileNotFoundError, ProofError):
-            raise LogCorruptError(
-                "a published entry bundle is missing or damaged", where=str(path), remedy=_RESTORE
-            ) from (None)
-
     def _replay(self, batches: list[Batch]) -> None:
-        where = str(self._folder / "journal")
+        where = str(self._folder.path / "journal")
         for batch in batches:
             known = max(0, min(len(batch.leaves), self.size - batch.first))
             for index, leaf in enumerate(batch.leaves[:known], batch.first):
                 if leaf_hash(leaf) != self._tree.node(0, index):
-                    raise LogCorruptError(f"leaf {index} differs from the published one", where=where, remedy=_RESTORE)
+                    raise LogCorruptError(f"leaf {index} differs from the published one", where=where, remedy=RESTORE)
             if batch.first > self.size:
-                raise LogCorruptError(f"no leaf {self.size}", where=where, remedy=_RESTORE)
+                raise LogCorruptError(f"no leaf {self.size}", where=where, remedy=RESTORE)
             self._absorb(batch.leaves[known:])
 
     def _repair(self) -> None:
         if self._published is None:
             return
         for tile in hash_tiles(self._published.size):
-            path, data = self._folder / tile.path(), self._tree.tile(tile)
-            if not path.exists() or path.read_bytes() != data:
-                make_folder(path.parent)
-                replace_file(path, data, step="log.repair", probe=self._probe)
-        latest = self._folder / "checkpoint"
-        note = self._notes[self._published.size]
-        if not latest.exists() or latest.read_bytes() != note:
-            replace_file(latest, note, step="log.latest", probe=self._probe)
-
-
-def _lock(folder: Path) -> int:
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise LogBusyError(
-            "another process writes this log", where=str(folder), remedy="Stop it first; a log has one writer."
-        ) from None
-    return descriptor
+            self._folder.derive(tile.path(), self._tree.tile(tile), "log.repair")
+        self._folder.derive("checkpoint", self._notes[self._published.size], "log.latest")

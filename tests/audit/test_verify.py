@@ -421,6 +421,17 @@ def test_without_a_quorum_the_commits_are_unwitnessed(tmp_path: Path) -> None:
     assert row.reasons == ("the commit at leaf 29 is UNWITNESSED",), "the receipts' words cover the first commit"
 
 
+def test_a_checkpoint_up_to_a_commit_does_not_hold_it(tmp_path: Path) -> None:
+    def attack(story: Story, actor: str, event: Event) -> Said:
+        story.publish()
+        story.cosigners = ()
+        return [(actor, event)]
+
+    story = tell(Story(tmp_path / "log", {"commit 1": attack}))
+    assert 29 in FolderSource(story.folder).sizes()
+    assert judged(story).row("5").reasons == ("the commit at leaf 29 is UNWITNESSED",)
+
+
 def test_a_policy_of_ones_own(tmp_path: Path) -> None:
     story = tell(Story(tmp_path / "log"))
     logs = (log_key(ORIGIN, Trust(story.charter).log_key),)
@@ -444,6 +455,16 @@ def test_an_empty_folder(tmp_path: Path) -> None:
     findings = verify(FolderSource(tmp_path / "nothing"), Trust(federation()[0]))
     assert findings.row("1").reasons == ("the copy holds no checkpoint",)
     assert not findings.passed
+
+
+def test_a_stranger_for_whom_the_group_answers_yes(tmp_path: Path) -> None:
+    def attack(story: Story, actor: str, event: RoundOpen) -> Said:
+        name = "stranger@fed.example"
+        decisions = (*event.decisions, story.decision(name))
+        return [(actor, event.model_copy(update={"participants": (*SITES, name), "decisions": decisions}))]
+
+    findings = judged(tell(Story(tmp_path / "log", {"open 0": attack})))
+    assert findings.row("12").reasons == ("leaf 6: stranger@fed.example is no site of the charter",)
 
 
 def test_a_stranger_gets_a_ticket(tmp_path: Path) -> None:
