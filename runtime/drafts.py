@@ -1,8 +1,9 @@
 """Drafts that a killed process left behind: half-written, never named, nobody's.
 
 Files appear whole because they are written under another name first (`durable`, `trust.blob.seal`):
-``.<name>.<pid>.<8 hex>.draft``. A process that is killed in between leaves the draft. It harms nobody but fills the disk, and what it holds was
-perhaps never meant to stay; so who holds a folder's lock removes the drafts in it when it opens the folder.
+``.<name>.<pid>.<8 hex>.draft``. A process that is killed in between leaves the draft. It harms nobody but fills the disk,
+and what it holds was perhaps never meant to stay; so who holds a folder's lock removes the drafts in it when it opens the
+folder.
 
 Not handled here: the drafts of a `DirectoryStore`, which several parties share (`DirectoryStore.sweep`).
 """

@@ -5,15 +5,19 @@ The state machines above it are plain code made of steps: `once(key, make)` runs
 already did, and returns the recorded value either way. So intent stands before side effect, randomness and clock readings
 are drawn once, and a restart walks the same path to where it stopped.
 
-One process at a time: a lock on a file beside the table refuses a second one. Not handled here: what the steps mean.
+One process at a time: a lock on a file beside the table refuses a second one, at once or after ``patience`` seconds. A site's
+process waits: when a server was killed, the site that it had started ends its work in hand first, while the server's next
+life already starts another. Not handled here: what the steps mean.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,14 +27,24 @@ from .errors import JournalError
 
 __all__ = ["Journal"]
 
+_log = logging.getLogger(__name__)
+
+_LOOK = 0.1
+"""Seconds between looks at a lock that another process holds."""
+
 
 class Journal:
     """Durable memory of one party."""
 
-    def __init__(self, path: Path, *, probe: Probe = silent) -> None:
+    def __init__(self, path: Path, *, probe: Probe = silent, patience: float = 0.0) -> None:
+        """Open the journal at ``path``; wait at most ``patience`` seconds for another process to let go of it.
+
+        Raises:
+            JournalError: another process is at work on it, or this one already.
+        """
         make_folder(path.parent)
         self._probe = probe
-        self._lock = _lock(path.with_suffix(".lock"))
+        self._lock = _lock(path.with_suffix(".lock"), patience)
         self._table = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._table.execute("PRAGMA journal_mode=WAL")
         self._table.execute("PRAGMA synchronous=FULL")
@@ -95,15 +109,38 @@ class Journal:
         self._probe("journal.done")
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, patience: float) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        _wait(descriptor, path, time.monotonic() + patience)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    except BaseException:
         os.close(descriptor)
-        raise JournalError(
-            "another process is at work on this state folder",
-            where=str(path.parent),
-            remedy="Wait for it or stop it; two processes would decide twice.",
-        ) from None
+        raise
     return descriptor
+
+
+def _wait(descriptor: int, path: Path, end: float) -> None:
+    told = False
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 20, 0).strip()
+            if time.monotonic() >= end or holder == b"%d" % os.getpid():
+                raise _busy(path) from None
+            if not told:
+                _log.warning("another process is at work on %s; waiting for it", path.parent)
+                told = True
+            time.sleep(_LOOK)
+        else:
+            return
+
+
+def _busy(path: Path) -> JournalError:
+    return JournalError(
+        "another process is at work on this state folder",
+        where=str(path.parent),
+        remedy="Wait for it or stop it; two processes would decide twice.",
+    )

@@ -7,6 +7,9 @@ by its name: its end of time once, its tickets once, its end once. So after a re
 - a ticket that nobody answered is expired in the log before the errand is over, so that no site meets an unexplained gap;
 - an errand whose time ran out while nobody was there to listen is asked again, with fresh tickets and fresh time.
 
+Once enough have answered, the rest have a moment more; then their tickets are expired, and an answer that comes later is not
+filed: its site is told so by the `ticket.expire` leaf.
+
 A delivery that gets lost with a site's process is repeated after a pause as long as there is time; a site that says no is
 asked three times.
 """
@@ -23,6 +26,7 @@ from ...errors import CountersealError
 from ...trust.tickets import TicketKind
 from ..delivery import Answer, Grants
 from ..transports.seam import Arrival
+from .late import file_late
 from .office import Office, RunFile
 from .receipts import Filed, file_receipt, read_answer, stored_answer
 from .tickets import Counter, Issued
@@ -36,6 +40,8 @@ _TRIES = 3
 _PAUSE = 0.25
 """Seconds before a lost delivery is repeated for the first time; then twice as long each time."""
 _LONGEST_PAUSE = 8.0
+_GRACE = 2
+"""Seconds that the others still get once enough have answered: what they have signed by then becomes a leaf, not a gap."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +146,11 @@ class Errands:
 
     def _ask(self, errand: Errand, desk: _Desk, deadline: float, enough: Callable[[], bool]) -> None:
         office = self._office
-        now = office.clock()
-        desk.again |= dict.fromkeys(desk.waiting, now)
-        while desk.waiting and office.clock() < deadline and not enough():
+        desk.again |= dict.fromkeys(desk.waiting, office.clock())
+        end, satisfied = deadline, False
+        while desk.waiting and office.clock() < end:
+            if not satisfied and enough():
+                satisfied, end = True, min(deadline, office.clock() + _GRACE)
             for digest in [digest for digest, at in desk.again.items() if at <= office.clock()]:
                 del desk.again[digest]
                 if digest in desk.waiting:
@@ -161,6 +169,7 @@ class Errands:
     def _take(self, arrival: Arrival, desk: _Desk) -> None:
         ticket = desk.waiting.get(arrival.ticket)
         if ticket is None or ticket.order.site != arrival.site:
+            file_late(self._office, self._run, self._counter, arrival)
             return
         digest = arrival.ticket
         if arrival.answer is None:

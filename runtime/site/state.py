@@ -31,6 +31,9 @@ from ..journal import Journal
 
 __all__ = ["OpenTicket", "SiteState"]
 
+_PATIENCE = 3600.0
+"""Seconds to wait for an earlier process of this site that still ends its work; the server's deadlines go on meanwhile."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpenTicket:
@@ -54,7 +57,7 @@ class SiteState:
         make_folder(folder, 0o700)
         self.spool = make_folder(folder / "spool", 0o700)
         self.models = make_folder(folder / "models", 0o700)
-        self.journal = Journal(folder / "site.sqlite", probe=probe)
+        self.journal = Journal(folder / "site.sqlite", probe=probe, patience=_PATIENCE)
         for owned in (self.spool, self.models):
             remove_drafts(owned)  # an earlier life's; the journal's lock says that there is no other now
 
