@@ -32,6 +32,7 @@ from ..progress import RoundStarted, SiteDone
 from ..transports.seam import Arrival
 from .admission import Admitted, admit
 from .commit import Commitment, commit
+from .late import file_late
 from .models import Models
 from .office import Office, RunFile
 from .receipts import Filed, file_receipt, read_answer, stored_answer
@@ -223,7 +224,7 @@ class Round:
     def _take(self, arrival: Arrival) -> tuple[plan.Decision, ...]:
         site = self._by_digest.get(arrival.ticket)
         if site is None or site != arrival.site:
-            _log.info("an answer to another ticket came from %s", arrival.site)
+            file_late(self._office, self.desk.run, self._counter, arrival)
             return ()
         if site in self.desk.admitted or site in self.desk.done:
             return ()

@@ -86,6 +86,14 @@ class Counter:
             )
         return self._known(raw.encode())
 
+    def find(self, digest: str) -> Issued | None:
+        """Return the ticket of this run that ``digest`` names, if there is one."""
+        journal = self._office.journal
+        about = journal.get(f"{self._run}/by-digest/{digest}")
+        if about is None:
+            return None
+        return self._known(journal.get(f"{self._run}/ticket/{about['step']}/{about['site']}").encode())
+
     def _known(self, raw: bytes) -> Issued:
         envelope = read(raw)
         payload = envelope.payload

@@ -373,3 +373,32 @@ def test_nothing_plaintext_on_the_servers_disk(tmp_path: Path) -> None:
                 found = path.read_bytes()
                 assert not any(secret in found for secret in secrets), path
     assert searched > 20
+
+
+def test_a_late_receipt_is_logged_and_its_update_named_late(tmp_path: Path) -> None:
+    """A site whose round closed without it answers afterwards: its chain of receipts in the log has no gap."""
+    federation = Federation.make(tmp_path / "fed", 4)
+    slow = federation.sites[1]
+
+    class Slow(DirectTransport):
+        held: list[Any] = []
+
+        def poll(self, timeout: float) -> list[Any]:
+            found = super().poll(timeout)
+            trained = [one for one in found if one.site == slow and len(self.seen) == 8]  # 4 witness, 4 train deliveries
+            if trained:
+                self.held += trained
+                return [one for one in found if one not in trained]
+            back, self.held = (self.held, []) if len(self.seen) > 8 else ([], self.held)
+            return [*back, *found]
+
+    with sites_of(federation) as transport:
+        config = run_config(rounds=2, round_seconds=2, minimum_sites=3)
+        result, log, _ = play(federation, Slow(transport.sites), config)
+    assert result.outcome == "completed"
+    late = [event for event in log if event.type == "update.late"]
+    assert [event.site for event in late] == [slow]  # type: ignore[attr-defined]
+    commits = [event for event in log if isinstance(event, AggregateCommit)]
+    assert slow not in [one.site for one in commits[0].inputs]
+    receipts = [event for event in log if event.type == "receipt.file" and event.actor == slow]
+    assert len(receipts) == len({event.ticket for event in receipts})  # type: ignore[attr-defined]
