@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -474,3 +476,10 @@ def test_a_stranger_gets_a_ticket(tmp_path: Path) -> None:
 
     findings = judged(tell(Story(tmp_path / "log", {f"ticket 0 {A}": attack})))
     assert any("no site of the charter" in reason for reason in findings.row("12").reasons)
+
+
+def test_a_verifier_loads_nothing_heavy() -> None:
+    program = "import sys, counterseal.audit.verify, counterseal.audit.show; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True).stdout
+    heavy = {"torch", "boto3", "globus_sdk", "globus_compute_sdk", "transformers", "opacus", "matplotlib", "numpy"}
+    assert not heavy & set(loaded.split())
