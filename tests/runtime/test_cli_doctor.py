@@ -1,0 +1,220 @@
+"""`counterseal site doctor`: a healthy site passes, and each thing that can be wrong fails alone, with what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from counterseal.runtime.cli import doctor
+from counterseal.runtime.cli.doctor import Check, examine
+from counterseal.runtime.config import load_site
+from counterseal.runtime.site.state import SiteState
+from counterseal.tests.runtime.cli_world import LOADER, SITES, World, call, document, execute, require_clean
+
+NAMES = (
+    "keys",
+    "charter",
+    "clock",
+    "roster: this site",
+    "roster: the server",
+    "store",
+    "state: folder",
+    "state: lock, sync, put-once",
+    "loader",
+    "device",
+)
+
+
+@pytest.fixture(scope="module")
+def founded(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World.make(tmp_path_factory.mktemp("doctor"))
+
+
+@pytest.fixture
+def site(founded: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configuration of a site in a copy of the federation that a test may harm."""
+    shutil.copytree(founded.folder / "federation", tmp_path / "federation")
+    monkeypatch.setattr(doctor, "_MEMORY", frozenset())  # where tests run, temporary folders may be in memory
+    monkeypatch.setattr(doctor, "_NETWORK", frozenset())
+    (tmp_path / "federation" / "store").mkdir(exist_ok=True)
+    path = tmp_path / "federation" / founded.site().relative_to(founded.folder / "federation")
+    assert path.is_file()
+    return path
+
+
+def _change(path: Path, **changes: object) -> None:
+    value = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**value, **changes}))
+
+
+def _failed(site: Path, **options: object) -> dict[str, Check]:
+    found = list(examine(load_site(site), **options))  # type: ignore[arg-type]
+    assert tuple(check.name for check in found) == NAMES
+    return {check.name: check for check in found if check.ok is False}
+
+
+def test_a_healthy_site(site: Path) -> None:
+    before = sorted(site.parent.rglob("*"))
+    result = call("site", "doctor", "--config", site)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("OK  ") == len(NAMES) and "FAIL" not in result.stdout
+    assert "train x [20, 6] float32" in result.stdout
+    assert sorted(site.parent.rglob("*")) == before  # nothing is left behind
+
+
+def test_json_is_one_document_although_the_plugin_prints(site: Path) -> None:
+    done = execute("site", "doctor", "--config", site, "--json")
+    require_clean(done, 0)
+    import json
+
+    found = json.loads(done.stdout)
+    assert found["ok"] and [check["name"] for check in found["checks"]] == list(NAMES)
+    assert "a plug-in that prints" in done.stderr
+    for secret in site.parent.parent.parent.rglob("passphrase"):
+        assert secret.read_text().strip() not in done.stdout + done.stderr
+
+
+def _open_keys(site: Path) -> None:
+    (site.parent / "keys").chmod(0o755)
+
+
+def _wrong_passphrase(site: Path) -> None:
+    (site.parent / "passphrase").write_text("another-passphrase-entirely")
+
+
+def _others_keys(site: Path) -> None:
+    other = site.parent.parent / SITES[1]
+    for name in ("keys", "passphrase"):
+        target = site.parent / name
+        shutil.rmtree(target) if target.is_dir() else target.unlink()
+        copy = shutil.copytree if (other / name).is_dir() else shutil.copy2
+        copy(other / name, target)
+
+
+def _no_charter(site: Path) -> None:
+    shutil.rmtree(site.parent / "charter")
+
+
+def _unsigned(site: Path) -> None:
+    next((site.parent / "charter" / "signatures").iterdir()).unlink()
+
+
+def _roster(site: Path, identity: str) -> None:
+    path = site.parent / "roster.yaml"
+    value = yaml.safe_load(path.read_text())
+    for member in value["members"]:
+        if member["identity"] == identity:
+            member["status"] = "removed"
+    path.write_text(yaml.safe_dump(value))
+
+
+def _changed_loader(site: Path) -> None:
+    loader = site.parent / "loader.py"
+    loader.write_text(LOADER + "# edited after it was approved\n")
+    value = yaml.safe_load(site.read_text())["loader"]
+    _change(site, loader={**value, "file": str(loader)})
+
+
+def _no_store(site: Path) -> None:
+    _change(site, store={"kind": "directory", "path": "nowhere"})
+
+
+def _no_such_service(site: Path) -> None:
+    _change(site, store={"kind": "s3", "bucket": "bucket", "endpoint_url": "https://counterseal.invalid"})
+
+
+def _nobody_answers(site: Path) -> None:
+    store = {"kind": "s3", "bucket": "bucket", "endpoint_url": "http://127.0.0.1:9", "insecure_loopback": True}
+    _change(site, store=store)
+
+
+def _open_state(site: Path) -> None:
+    state = load_site(site).state
+    state.mkdir(exist_ok=True)
+    state.chmod(0o755)
+
+
+def _no_device(site: Path) -> None:
+    _change(site, device="cuda:63")
+
+
+@pytest.mark.parametrize(
+    ("harm", "name", "mend"),
+    [
+        (_open_keys, "keys", "chmod 700"),
+        (_wrong_passphrase, "keys", "passphrase"),
+        (_others_keys, "charter", "statement"),
+        (_no_charter, "charter", "folder"),
+        (_unsigned, "charter", "charter-signature"),
+        (lambda site: _roster(site, SITES[0]), "roster: this site", "roster"),
+        (lambda site: _roster(site, "server"), "roster: the server", "roster"),
+        (_no_store, "store", "Create it"),
+        (_no_such_service, "store", "endpoint_url"),
+        (_nobody_answers, "store", "proxy"),
+        (_open_state, "state: folder", "chmod 700"),
+        (_changed_loader, "loader", "approve"),
+        (_no_device, "device", "CUDA"),
+    ],
+)
+def test_each_harm_fails_alone_and_says_what_to_do(
+    site: Path, harm: Callable[[Path], None], name: str, mend: str
+) -> None:
+    harm(site)
+    failed = _failed(site)
+    assert set(failed) == {name}
+    assert mend in failed[name].mend
+    result = call("site", "doctor", "--config", site, "--json")
+    assert result.exit_code == 1 and document(result)["ok"] is False
+
+
+@pytest.mark.parametrize("now", [0, 1_000_000_000])
+def test_a_clock_that_is_years_behind(site: Path, now: int) -> None:
+    assert "clock" in _failed(site, clock=lambda: now)
+
+
+def test_keys_that_end_soon_are_told(site: Path) -> None:
+    import time
+
+    later = time.time() + 350 * 86_400
+    clock = next(check for check in examine(load_site(site), clock=lambda: later) if check.name == "clock")
+    assert clock.ok is None and "rotate" in clock.what
+
+
+def test_a_site_at_work_is_not_disturbed(site: Path) -> None:
+    settings = load_site(site)
+    state = SiteState(settings.state)
+    try:
+        assert _failed(site) == {}
+    finally:
+        state.close()
+
+
+@pytest.mark.parametrize(("kind", "word"), [("_MEMORY", "empties"), ("_NETWORK", "lock")])
+def test_a_disk_that_does_not_keep_what_it_promised(
+    site: Path, kind: str, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, kind, frozenset({doctor._filesystem(site.parent)}))
+    assert word in _failed(site)["state: folder"].what
+
+
+def test_a_lock_that_does_not_exclude_is_found(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.fcntl, "flock", lambda *_: None)
+    assert "locks" in _failed(site)["state: lock, sync, put-once"].what
+
+
+def test_a_folder_that_lets_a_name_be_taken_twice_is_found(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "create_file", lambda path, data, *, step: Path(path).write_bytes(data))
+    assert "twice" in _failed(site)["state: lock, sync, put-once"].what
+
+
+def test_a_state_folder_that_cannot_be_written(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, os.strerror(13), "state")
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryDirectory", refuse)
+    assert "Permission denied" in _failed(site)["state: lock, sync, put-once"].what
