@@ -51,7 +51,17 @@ from .baselines import Curve, baselines
 from .datasets import Dataset, load_dataset, write_sites
 from .settings import DemoSettings
 
-__all__ = ["Comparing", "DataReady", "DemoEvent", "DemoResult", "Sealed", "play", "processes", "site_environment"]
+__all__ = [
+    "Comparing",
+    "DataReady",
+    "DemoEvent",
+    "DemoResult",
+    "Sealed",
+    "check_log",
+    "play",
+    "processes",
+    "site_environment",
+]
 
 _BUCKET = "counterseal-demo"
 _CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
@@ -162,7 +172,7 @@ def play(
     )
     seconds = time.monotonic() - started
     rounds = tuple(diary.rounds)
-    findings = _verify(founded)
+    findings = check_log(founded)
     return DemoResult(
         settings,
         dataset.source,
@@ -288,8 +298,8 @@ class _Diary:
 
 
 def site_environment() -> dict[str, str]:
-    """Return what the sites' processes get of this process's environment: everything but the store's credentials."""
-    kept = {name: value for name, value in os.environ.items() if name not in _CREDENTIALS}
+    """Return what the sites' processes get of this process's environment: nothing that an S3 library would read."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return {**kept, "OMP_NUM_THREADS": "1"}
 
 
@@ -305,7 +315,7 @@ def _sealed(store: ObjectStore, run: str, suite: str) -> Sealed:
     return Sealed(suite, len(models), len(updates), sum(store.length(key) or 0 for key in (*models, *updates)))
 
 
-def _verify(founded: Founded) -> Findings:
+def check_log(founded: Founded) -> Findings:
     """Check the server's log with the first site's own copy of the charter."""
     home = next(iter(founded.site_configs.values())).parent
     charter = read_charter_folder(home / "charter", now=int(time.time()))

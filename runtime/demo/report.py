@@ -21,6 +21,7 @@ from typing import Any
 
 from ...audit.events import Event, peek_event
 from ...audit.evidence import Trust, gather
+from ...audit.findings import Status
 from ...audit.show import Row, timeline
 from ...audit.source import FolderSource
 from ...trust.charter.signing import fingerprint
@@ -58,6 +59,8 @@ class ReportData:
     chapters: tuple[Chapter, ...]
     keys: tuple[tuple[str, str, str, str], ...]
     """Member, roles, use, name of the key."""
+    verdict: str
+    """FAIL if any obligation failed, else UNDECIDED if any is, else PASS; what nobody checked is in the rows."""
     hidden: int
     """Leaves that this reader's timeline leaves out."""
 
@@ -86,6 +89,7 @@ def report_data(result: DemoResult, *, for_site: str | None = None) -> ReportDat
         claims=claims(result),
         chapters=chapters,
         keys=_keys(result),
+        verdict=_verdict(result),
         hidden=hidden,
     )
 
@@ -102,6 +106,11 @@ def render(data: ReportData) -> str:
     figure = Markup(curves_svg(data.curves))  # noqa: S704  (drawn here; matplotlib escapes its labels)
     charter = data.result.founded.charter.charter
     return template.render(data=data, result=data.result, run=data.result.run, charter=charter, figure=figure)
+
+
+def _verdict(result: DemoResult) -> str:
+    found = {row.status for row in result.findings.rows}
+    return next((status.value for status in (Status.FAIL, Status.UNDECIDED) if status in found), Status.PASS.value)
 
 
 def _label(name: str) -> str:
