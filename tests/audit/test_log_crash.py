@@ -84,6 +84,36 @@ class Server:
 @pytest.fixture(autouse=True)
 def often_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_module, "_JOURNAL_LIMIT", 4_000)
+    # Killing a process loses nothing that it wrote; what a power cut loses is played by cutting files, below.
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+def test_every_promise_is_synced_before_it_is_made(
+    open_log: Opener, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+
+    def spy(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path / "log")
+        draft = path.name.startswith(".")
+        synced.append(str(path.with_name(path.name.split(".")[1] if draft else path.name)))
+
+    log = open_log()
+    monkeypatch.setattr(os, "fsync", spy)
+    log.append(batch(0, 3))
+    assert synced == ["journal"]
+    log.checkpoint()
+    synced.clear()
+    log.append(batch(3, 5))
+    log.checkpoint()
+    # Entries, tiles, the checkpoint, the pointer to it: each file, then the folder that names it.
+    assert synced == [
+        "journal",
+        "tile/entries/000.p/5", "tile/entries/000.p",
+        "tile/0/000.p/5", "tile/0/000.p",
+        "checkpoints/5", "checkpoints",
+        "checkpoint", ".",
+    ]  # fmt: skip
 
 
 def steps_of_one_life(open_log: Opener) -> list[str]:
