@@ -26,11 +26,12 @@ from ..errors import StoreError
 from ..places import update_payload_key
 from ..stores.grants import Grant
 from .aggregate import BLOCK, floats
+from .fingerprint import Fingerprint
 from .office import Office, RunFile
 from .receipts import Filed
 from .tickets import Issued
 
-__all__ = ["Admitted", "admit", "open_update"]
+__all__ = ["Admitted", "admit", "measure", "open_update"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,14 @@ class Admitted:
     site: str
     ticket: str
     manifest: str | None
-    digest: str
+    fingerprint: str
     statistics: UpdateStatistics | None
     reasons: tuple[str, ...]
     length: int
 
     def candidate(self) -> Candidate | None:
         """Return what the screens look at, if there is anything."""
-        return None if self.statistics is None else Candidate(self.site, self.digest, self.statistics)
+        return None if self.statistics is None else Candidate(self.site, self.fingerprint, self.statistics)
 
     def to_json(self) -> dict[str, Any]:
         """Return the journal's form."""
@@ -75,19 +76,21 @@ def admit(office: Office, file: RunFile, ticket: Issued, filed: Filed, history: 
         _complete(office, ticket, filed)
         with ExitStack() as stack:
             opened = _open(office, file, ticket, manifest, stack)
-            statistics, digest = _measure(opened, file.schema.floats())
+            fingerprint = Fingerprint(file.fingerprint)
+            statistics = measure(opened, file.schema.floats(), fingerprint)
     except CountersealError as error:
         if isinstance(error, StoreError) and error.retryable:
             raise
         return Admitted(ticket.order.site, ticket.digest, None, "", None, (error.code,), 0)
-    reasons = examine(Candidate(ticket.order.site, digest, statistics), history, norm_bound)
+    found = fingerprint.hexdigest()
+    reasons = examine(Candidate(ticket.order.site, found, statistics), history, norm_bound)
     if not statistics.finite:  # infinities are no JSON: what is journaled says "not finite" and nothing else
         statistics = UpdateStatistics(False, 0.0, (), None, statistics.elements, ())
     return Admitted(
         ticket.order.site,
         ticket.digest,
         filed.manifest,
-        digest,
+        found,
         statistics,
         tuple(reasons),
         manifest.document.length,
@@ -144,15 +147,21 @@ def open_update(office: Office, file: RunFile, ticket: Issued, manifest: str, st
     return _open(office, file, ticket, filed, stack)
 
 
-def _measure(opened: Opened, schema: Schema) -> tuple[UpdateStatistics, str]:
+def measure(opened: Opened, schema: Schema, fingerprint: Fingerprint) -> UpdateStatistics:
+    """Return the statistics of an update in one pass that also feeds ``fingerprint``.
+
+    Raises:
+        BlobError: the stored bytes are not what the manifest says; nothing of the pass counts.
+    """
     admission = Admission([spec.size for spec in schema.tensors])
     stored, wide = np.empty(BLOCK * 4, np.uint8), np.empty(BLOCK, np.float32)
-    with opened.stream(digest=True) as stream:
+    with opened.stream() as stream:
         for span in schema.spans():
             done = 0
             while done < span.count:
-                count = min(BLOCK, span.count - done)
-                admission.feed(floats(stream, span.dtype, count, stored, wide))
-                done += count
+                values = floats(stream, span.dtype, min(BLOCK, span.count - done), stored, wide)
+                admission.feed(values)
+                fingerprint.update(values.view(np.uint8).data)
+                done += values.size
         stream.finish()
-        return admission.result(), stream.digest
+        return admission.result()

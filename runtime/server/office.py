@@ -40,6 +40,8 @@ class RunFile:
     schema: Schema
     key: OpeningKey
     """The run's KEM key: updates are sealed to it."""
+    fingerprint: bytes
+    """The run's fingerprint key; see `fingerprint`."""
     rule: AggregationRule
 
 

@@ -18,6 +18,7 @@ from ..config import RunConfig
 from ..environment import environment_digest
 from ..errors import RunError
 from ..training.seam import Array
+from .fingerprint import fingerprint_key
 from .office import Office, RunFile
 
 __all__ = ["forget_run_key", "start_run"]
@@ -56,7 +57,7 @@ def start_run(office: Office, config: RunConfig, parameters: Mapping[str, Array]
             where="run.start",
             remedy="Give the new run another name; a run is resumed with the configuration that it was started with.",
         )
-    return RunFile(start, index, config, schema, key, rule)
+    return RunFile(start, index, config, schema, key, fingerprint_key(key), rule)
 
 
 def _run_key(office: Office, run: str) -> OpeningKey:

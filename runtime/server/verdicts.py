@@ -170,7 +170,7 @@ class Verdicts:
         if found.statistics is None:
             return {"value": None, "salt": salt()}
         value = {
-            "digest": found.digest,
+            "fingerprint": found.fingerprint,
             "norm": found.statistics.norm,
             "layer_norms": list(found.statistics.layer_norms),
         }
