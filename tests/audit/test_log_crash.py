@@ -95,8 +95,7 @@ def test_every_promise_is_synced_before_it_is_made(
 
     def spy(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path / "log")
-        draft = path.name.startswith(".")
-        synced.append(str(path.with_name(path.name.split(".")[1] if draft else path.name)))
+        synced.append(str(path.with_name(path.name.split(".")[1]) if path.name.endswith(".draft") else path))
 
     log = open_log()
     monkeypatch.setattr(os, "fsync", spy)
