@@ -11,7 +11,8 @@ RuntimeFault
 ├── SiteError                   why a site gives no receipt
 │   ├── SiteHaltedError         it saw a fork or an equivocation, and waits for a person
 │   ├── ConsistencyNeededError  the delivery's proof begins at another checkpoint than the site's last
-│   └── UnsettledError          the log does not account for what this site answered before
+│   ├── UnsettledError          the log does not account for what this site answered before
+│   └── GroupUnavailableError   this site could not ask its own authority about the server (`retryable`)
 └── StoreError                  the object store
     ├── StoreUnavailableError   no answer, or an answer that asks to come again (`retryable`)
     ├── StoreSetupError         the store cannot be used as configured: missing extra, wrong address, refused credentials
@@ -174,3 +175,10 @@ class UnsettledError(SiteError):
     """The log does not account for what this site answered before."""
 
     code = "unsettled"
+
+
+class GroupUnavailableError(SiteError):
+    """This site could not ask its own authority about the server: nothing is decided, the server may deliver again."""
+
+    code = "outage"
+    retryable: ClassVar[bool] = True

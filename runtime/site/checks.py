@@ -5,8 +5,8 @@ The obligations, in the order of the code:
  1. the checkpoint is signed by the log key that the charter names, for the charter's origin, and is consistent with the last
     one that this site saw; otherwise the log forked or went back, and both notes are evidence;
  2. every leaf in the delivery is included in that checkpoint;
- 3. every leaf is signed by the key of the actor that it names, valid at its index, in this federation, and that actor may say such
-    a thing: decisions are the server's, receipts the sites';
+ 3. every leaf is signed by the key of the actor that it names, valid at its index, in this federation, and that actor may say
+    such a thing: decisions are the server's, receipts the sites';
  4. no leaf names this site with a key statement that this site did not make;
  5. the run was started under this charter and in its suite, and never differently from what this site saw before;
  6. the ticket is in the log (`ticket.issue`), and for work on a model so is its round, with this site among the participants and

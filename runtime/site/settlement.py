@@ -3,8 +3,8 @@
 A site takes no new ticket of a run before the log has settled its earlier ones. So a server that drops, rewrites or
 mis-weighs an update is caught by the site whose update it was, before that site gives anything more.
 
-An answered ticket is settled by its own receipt as a leaf (the same payload under this site's signature: how the envelope around it
-is spelled may change on the way, and convicts nobody), and then
+An answered ticket is settled by its own receipt as a leaf (the same payload under this site's signature: how the envelope
+around it is spelled may change on the way, and convicts nobody), and then
 
 - for work other than training: nothing more;
 - for an update: `update.reject`, `update.late`, `update.unused`, `update.exclude`, or `update.admit` followed by the

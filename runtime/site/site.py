@@ -2,13 +2,13 @@
 
 The order of an answer, and why a crash between any two steps is harmless:
 
- 1. signature and address of the ticket; grants, which are unsigned, are for this ticket's objects and no others; a ticket answered
-    before is answered with the stored receipt, and its stored bytes are sent again if the delivery grants that: nothing is computed
-    twice;
+ 1. signature and address of the ticket; grants, which are unsigned, are for this ticket's objects and no others; a ticket
+    answered before is answered with the stored receipt, and its stored bytes are sent again if the delivery grants that: nothing
+    is computed twice;
  2. time and place: each sequence number once, rising; another ticket in a taken place is evidence;
  3. the proofs (`checks`) and the means to do the work; what fails up to here decided nothing, and a better delivery of the same
     ticket is taken; then the new checkpoint is remembered: before its cosignature can leave;
- 4. the server is an active member of the group, by this site's own authority;
+ 4. the server is an active member of the group, by this site's own authority; if that cannot be asked, nothing is decided;
  5. the ticket is accepted (journal), earlier ones are settled;
  6. the work (`work`): a crash here loses the sealing root, so the work is done again and nothing had left;
  7. the receipt is signed and recorded together with the fate that is still open; from here on the answer never changes;
@@ -36,7 +36,7 @@ from ...trust.charter.signing import SignedCharter
 from ...trust.documents import Signed, sign
 from ...trust.dsse import read
 from ...trust.errors import EquivocationError, ExpiredTicketError, NotAuthorizedError, ReplayedTicketError
-from ...trust.group import Authorizer
+from ...trust.group import Authorizer, Decision
 from ...trust.identifiers import sha256
 from ...trust.keys.member import MemberKeys
 from ...trust.keys.validity import KeyHistory
@@ -44,7 +44,7 @@ from ...trust.tickets import Ticket, open_ticket
 from ..config import RunConfig
 from ..delivery import ANSWER_BYTES, DELIVERY_LIMIT, Answer, Delivery, Fault, Opening
 from ..environment import environment_digest
-from ..errors import ConsistencyNeededError, ObjectExistsError, SiteHaltedError
+from ..errors import ConsistencyNeededError, GroupUnavailableError, ObjectExistsError, SiteHaltedError
 from ..parties import Parties
 from ..stores.seam import GrantClient
 from ..training.seam import Trainer
@@ -138,11 +138,12 @@ class Site:
             self._halt(error, delivery)
             raise
         self._workshop.require_means(verified, delivery)
+        decision = self._ask_about_server()
         self._state.see(verified.witness)
         for settlement in verified.settlements:
             self._state.settle(ticket.document.run, settlement.ticket, settlement.fate)
         self._state.accept(ticket, {"leaf": verified.run_leaf})
-        self._receipt(verified, *self._work(verified, delivery))
+        self._receipt(verified, *self._work(verified, delivery, decision))
         return self._deliver(ticket, delivery)
 
     def _open_ticket(self, raw: bytes) -> Signed[Ticket]:
@@ -188,16 +189,17 @@ class Site:
             ),
         )
 
-    def _require_server(self) -> None:
+    def _ask_about_server(self) -> Decision:
         decision = self._authorizer.check(frozenset({self._parties.charter.server}), "server")
-        if not decision.allowed:
-            raise NotAuthorizedError(
-                f"the server is not an active member of the group ({decision.reason})",
+        if decision.outage:
+            raise GroupUnavailableError(
+                "this site cannot ask its authority about the server",
                 where=decision.source,
-                remedy="Ask the group's manager; this site asks again at the next delivery.",
+                remedy="Nothing was decided; the server delivers again.",
             )
+        return decision
 
-    def _work(self, verified: Verified, delivery: Delivery) -> tuple[Done, Outcome, str | None]:
+    def _work(self, verified: Verified, delivery: Delivery, decision: Decision) -> tuple[Done, Outcome, str | None]:
         digest = verified.ticket.digest
         found = self._state.journal.get(f"work/{digest}")
         if found is not None:
@@ -207,7 +209,7 @@ class Site:
                 None,
             )
         try:
-            self._require_server()
+            _require_allowed(decision)
             done = self._workshop.do(verified, delivery)
         except NotAuthorizedError as error:
             return Done(), "refused", error.code
@@ -309,6 +311,15 @@ class Site:
             },
         )
         _log.error("stopped for good: %s", error)
+
+
+def _require_allowed(decision: Decision) -> None:
+    if not decision.allowed:
+        raise NotAuthorizedError(
+            f"the server is not an active member of the group ({decision.reason})",
+            where=decision.source,
+            remedy="Ask the group's manager; this site asks again at the next delivery.",
+        )
 
 
 def _as_json(done: Done) -> dict[str, object]:

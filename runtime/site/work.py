@@ -68,8 +68,8 @@ def run_key(run: RunStart) -> SealingKey:
 def require_grants(ticket: Signed[Ticket], grants: Grants) -> None:
     """Return if every grant is for the object that this ticket speaks of.
 
-    Grants are unsigned. Without this, whoever can change a delivery could make a site put its bytes in another object's place, which
-    put-once would then keep for ever.
+    Grants are unsigned. Without this, whoever can change a delivery could make a site put its bytes in another object's place,
+    which put-once would then keep for ever.
 
     Raises:
         GrantError: one is for another object.
@@ -134,7 +134,7 @@ class Workshop:
         return self._train(config, verified, parameters, schema)
 
     def require_means(self, verified: Verified, delivery: Delivery) -> None:
-        """Return if the delivery brings what its work needs; before the ticket is accepted, so that a garbled delivery costs nothing.
+        """Return if the delivery brings what its work needs: before the ticket is accepted, so a garbled one costs nothing.
 
         Raises:
             GrantError: no leave to read the model.
