@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import shutil
+import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,8 +74,6 @@ def test_a_healthy_site(site: Path) -> None:
 def test_json_is_one_document_although_the_plugin_prints(site: Path) -> None:
     done = execute("site", "doctor", "--config", site, "--json")
     require_clean(done, 0)
-    import json
-
     found = json.loads(done.stdout)
     assert found["ok"] and [check["name"] for check in found["checks"]] == list(NAMES)
     assert "a plug-in that prints" in done.stderr
@@ -178,8 +180,6 @@ def test_a_clock_that_is_years_behind(site: Path, now: int) -> None:
 
 
 def test_keys_that_end_soon_are_told(site: Path) -> None:
-    import time
-
     later = time.time() + 350 * 86_400
     clock = next(check for check in examine(load_site(site), clock=lambda: later) if check.name == "clock")
     assert clock.ok is None and "rotate" in clock.what
@@ -203,7 +203,7 @@ def test_a_disk_that_does_not_keep_what_it_promised(
 
 
 def test_a_lock_that_does_not_exclude_is_found(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     assert "locks" in _failed(site)["state: lock, sync, put-once"].what
 
 
@@ -216,5 +216,5 @@ def test_a_state_folder_that_cannot_be_written(site: Path, monkeypatch: pytest.M
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, os.strerror(13), "state")
 
-    monkeypatch.setattr(doctor.tempfile, "TemporaryDirectory", refuse)
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
     assert "Permission denied" in _failed(site)["state: lock, sync, put-once"].what

@@ -63,13 +63,13 @@ def test_show_gives_the_fingerprints_from_every_source(
     home: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLI_TEST_PASSPHRASE", PASSPHRASE)
-    options = {
+    sources: dict[str, list[object]] = {
         "file": ["--passphrase-file", home / "passphrase"],
         "env": ["--passphrase-env", "CLI_TEST_PASSPHRASE"],
         "command": ["--passphrase-command", f"cat '{home / 'passphrase'}'"],
         "none": [],
-    }[source]
-    result = call("keys", "show", home / "keys", *options, "--json")
+    }
+    result = call("keys", "show", home / "keys", *sources[source], "--json")
     assert result.exit_code == 0, result.stderr
     found = document(result)
     assert found["opened"] is (source != "none")

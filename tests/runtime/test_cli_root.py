@@ -23,7 +23,7 @@ URL = "https://s3.example/bucket/key?X-Amz-Signature=0123456789abcdef&X-Amz-Cred
 def _commands() -> dict[str, str]:
     """Every command by its words, with its help."""
     root = typer.main.get_command(app)
-    context = typer.Context(root)  # type: ignore[arg-type]
+    context = typer.Context(root)
     found: dict[str, str] = {}
     for group in root.list_commands(context):  # type: ignore[attr-defined]
         command = root.get_command(context, group)  # type: ignore[attr-defined]
@@ -49,6 +49,14 @@ def test_every_command_has_help_with_an_example() -> None:
     assert {f"{group} {name}" for group, names in wanted.items() for name in names} <= set(commands)
     for words, text in commands.items():
         assert f"Example: counterseal {words}" in text, words
+
+
+def test_the_manual_names_every_command_and_exit_code() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    for words in _commands():
+        assert f"`counterseal {words}" in manual, words
+    for code in (0, 1, 2, 3, 130):
+        assert f"\n| {code} |" in manual
 
 
 @pytest.mark.parametrize("words", sorted(_commands()))

@@ -99,13 +99,23 @@ def test_a_second_server_is_refused_while_one_is_at_work(tmp_path: Path) -> None
         assert first.wait(60) == 130
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_and_resumed_gives_the_undisturbed_model(number: signal.Signals, tmp_path: Path) -> None:
-    rounds = 12
-    undisturbed = World.make(tmp_path / "undisturbed", rounds)
-    done = execute("server", "run", "--config", undisturbed.server, "--json")
+ROUNDS = 12
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """How a run of `ROUNDS` ends that nobody disturbed, in a federation with other keys."""
+    world = World.make(tmp_path_factory.mktemp("undisturbed"), ROUNDS)
+    done = execute("server", "run", "--config", world.server, "--json")
     require_clean(done, 0)
-    world = World.make(tmp_path / "interrupted", rounds)
+    return dict(json.loads(done.stdout))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed_gives_the_undisturbed_model(
+    number: signal.Signals, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    world = World.make(tmp_path, ROUNDS)
     with _serving(world) as server:
         _wait_for_version(world, 2)
         if number is signal.SIGINT:
@@ -118,11 +128,11 @@ def test_interrupted_and_resumed_gives_the_undisturbed_model(number: signal.Sign
     assert "Traceback" not in out + err
     assert "Traceback" not in "".join(path.read_text() for path in world.server.parent.rglob("*.stderr.txt"))
     made = document(call("server", "status", "--config", world.server, "--json"))["runs"][0]
-    assert 2 <= made["versions"] < rounds and made["outcome"] == ""
+    assert 2 <= made["versions"] < ROUNDS and made["outcome"] == ""
     resumed = execute("server", "resume", "--config", world.server, "--json")
     require_clean(resumed, 0)
-    one, two = json.loads(done.stdout), json.loads(resumed.stdout)
-    assert two["model"] == one["model"] and two["versions"] == rounds and two["witnessed"]
+    end = json.loads(resumed.stdout)
+    assert end["model"] == undisturbed["model"] and end["versions"] == ROUNDS and end["witnessed"]
     verified = call("audit", "verify", world.log, "--charter", world.server.parent / "charter", "--json")
     assert verified.exit_code == 0, verified.output
 
