@@ -30,9 +30,12 @@ def demo(
     store: Annotated[
         Literal["directory", "s3"], typer.Option(help="Where sealed blobs lie; s3 starts a private SeaweedFS.")
     ] = "directory",
-    out: Annotated[Path, typer.Option(help="A new folder; the same call again goes on in it.")] = Path(
-        "counterseal-demo"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A new folder, or one to go on in; by default counterseal-demo, or counterseal-demo-2, -3, ... if it is taken."
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Decides partition, model and order of examples.")
     ] = 7,
@@ -65,7 +68,9 @@ def demo(
         )
     except ValidationError as error:
         raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-    if not _play(settings, out, as_json):
+    from ..demo.play import free_folder
+
+    if not _play(settings, out or free_folder(settings, Path("counterseal-demo")), as_json):
         raise typer.Exit(1)
 
 

@@ -23,6 +23,7 @@ from ..errors import ConfigError
 __all__ = ["read_idx"]
 
 _LIMIT = 1 << 30
+_BLOCK = 1 << 20
 _UNSIGNED_BYTE = 0x08
 
 
@@ -49,7 +50,11 @@ def _read(file: BinaryIO, dimensions: int, where: str) -> npt.NDArray[np.uint8]:
     size = math.prod(shape)
     if not 0 < size <= _LIMIT:
         raise ConfigError(f"the header promises {size} bytes; 1 to {_LIMIT} are read", where=where)
-    data = file.read(size + 1)
+    data = bytearray()
+    while block := file.read(min(_BLOCK, size + 1 - len(data))):  # memory follows what is there, not what is promised
+        data += block
     if len(data) != size:
         raise ConfigError("the file is not as long as its header says", where=where)
-    return np.frombuffer(data, np.uint8).reshape(shape)
+    found = np.frombuffer(data, np.uint8).reshape(shape)
+    found.flags.writeable = False
+    return found

@@ -16,11 +16,12 @@ What it knows that way (class counts, the comparisons) is never written into the
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -192,31 +193,47 @@ def _path(text: str | None) -> Path | None:
     return None if text is None else Path(text)
 
 
+def free_folder(settings: DemoSettings, base: Path) -> Path:
+    """Return the first of ``base``, ``base-2``, ``base-3``, ... in which these settings can start or go on."""
+    for number in itertools.count(1):
+        out = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        with suppress(ConfigError):
+            _check(settings, out)
+            return out
+    raise AssertionError("there is always another number")
+
+
 def _claim(settings: DemoSettings, out: Path) -> None:
     """Make ``out`` the folder of this demonstration, or see that it is."""
+    _check(settings, out)
+    if not (out / "demo.json").is_file():
+        make_folder(out, 0o700)
+        create_file(out / "demo.json", settings.payload(), step="demo.settings")
+
+
+def _check(settings: DemoSettings, out: Path) -> None:
+    """Return if these settings can start or go on in ``out``. Changes nothing."""
     asked = out / "demo.json"
-    if asked.is_file():
-        if asked.read_bytes() != settings.payload():
-            raise ConfigError(
-                "a demonstration with other settings is here", where=str(out), remedy="Name another folder with --out."
-            )
-        if (out / "result.json").is_file():
-            raise ConfigError(
-                "this demonstration is finished",
-                where=str(out),
-                remedy=f"Its report is {out / 'report.html'}. For another one, name another folder with --out.",
-            )
-        if settings.store == "s3" and (out / "federation").exists():
-            raise ConfigError(
-                "the private S3 server of this demonstration is gone, and its keys with it",
-                where=str(out),
-                remedy="Name another folder with --out.",
-            )
+    if not asked.is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError("something else is here", where=str(out), remedy="Name a new folder with --out.")
         return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConfigError("something else is here", where=str(out), remedy="Name a new folder with --out.")
-    make_folder(out, 0o700)
-    create_file(asked, settings.payload(), step="demo.settings")
+    if asked.read_bytes() != settings.payload():
+        raise ConfigError(
+            "a demonstration with other settings is here", where=str(out), remedy="Name another folder with --out."
+        )
+    if (out / "result.json").is_file():
+        raise ConfigError(
+            "this demonstration is finished",
+            where=str(out),
+            remedy=f"Its report is {out / 'report.html'}. For another one, name another folder with --out.",
+        )
+    if settings.store == "s3" and (out / "federation").exists():
+        raise ConfigError(
+            "the private S3 server of this demonstration is gone, and its keys with it",
+            where=str(out),
+            remedy="Name another folder with --out.",
+        )
 
 
 @contextmanager

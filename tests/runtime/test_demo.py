@@ -19,7 +19,7 @@ from counterseal.runtime.demo.baselines import CENTRALISED, baselines
 from counterseal.runtime.demo.datasets import load_dataset
 from counterseal.runtime.demo.document import document
 from counterseal.runtime.demo.keep import keep
-from counterseal.runtime.demo.play import DataReady, DemoResult
+from counterseal.runtime.demo.play import DataReady, DemoResult, free_folder
 from counterseal.runtime.demo.settings import DemoSettings
 from counterseal.runtime.progress import RoundDone
 from counterseal.runtime.training.seam import Arrays
@@ -96,6 +96,18 @@ def test_a_finished_demonstration_is_refused_and_kept(finished: tuple[DemoResult
     with pytest.raises(ConfigError, match="other settings"):
         played(out, SETTINGS.model_copy(update={"rounds": 3}))
     assert contents(out) == before
+
+
+def test_the_next_free_folder_is_taken(finished: tuple[DemoResult, Path], tmp_path: Path) -> None:
+    _, out = finished
+    other = SETTINGS.model_copy(update={"seed": 8})
+    assert free_folder(SETTINGS, tmp_path / "demo") == tmp_path / "demo"
+    assert free_folder(SETTINGS, out) == out.with_name("out-2")
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "demo.json").write_bytes(SETTINGS.payload())  # interrupted: go on there
+    assert free_folder(SETTINGS, tmp_path / "demo") == tmp_path / "demo"
+    assert free_folder(other, tmp_path / "demo") == tmp_path / "demo-2"
+    assert contents(tmp_path) == {"demo": None, "demo/demo.json": SETTINGS.payload()}
 
 
 def test_a_folder_with_something_else_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from counterseal.runtime import founding_draft
+from counterseal.durable import create_file
 from counterseal.runtime.assembly import open_server, open_site
 from counterseal.runtime.config import ConfigError, DirectoryStoreConfig, LoaderConfig, load_server, load_site
 from counterseal.runtime.founding import Founded, found_federation
@@ -153,15 +153,15 @@ def test_a_contradiction_writes_nothing(tmp_path: Path, changes: dict[str, Any],
 
 @pytest.mark.parametrize("number", [1, 4, 9, 14])
 def test_a_fault_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    real, calls = founding_draft.create_file, [0]
+    calls = [0]
 
     def failing(*args: Any, **options: Any) -> None:
         calls[0] += 1
         if calls[0] == number:
             raise OSError("the disk is full")
-        real(*args, **options)
+        create_file(*args, **options)
 
-    monkeypatch.setattr(founding_draft, "create_file", failing)
+    monkeypatch.setattr("counterseal.runtime.founding_draft.create_file", failing)
     with pytest.raises(OSError, match="the disk is full"):
         found(tmp_path / "fed", ("site-a", "site-b"))
     assert contents(tmp_path) == {}
