@@ -48,6 +48,7 @@ class Journal:
         self._table = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._table.execute("PRAGMA journal_mode=WAL")
         self._table.execute("PRAGMA synchronous=FULL")
+        self._table.execute("PRAGMA secure_delete=ON")
         self._table.execute(
             "CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
         )
@@ -89,6 +90,15 @@ class Journal:
         self._probe("journal.write")
         self._table.execute("DELETE FROM facts WHERE key = ?", (key,))
         self._probe("journal.done")
+
+    def erase(self, key: str, value: Any) -> None:
+        """Record ``value`` in place of a secret, and leave no copy of the secret in the table's files.
+
+        SQLite overwrites what is freed (``secure_delete``); the write-ahead log, which may still hold it, is emptied. What a
+        file system or a disk keeps of overwritten blocks is not in our hands.
+        """
+        self.put(key, value)
+        self._table.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def items(self, prefix: str) -> Iterator[tuple[str, Any]]:
         """Yield (key, value) for the keys that begin with ``prefix``, in order."""

@@ -1,0 +1,18 @@
+"""All rows, in the order of the page."""
+
+from __future__ import annotations
+
+from .rows_answer import ANSWERS
+from .rows_delivery import DELIVERY
+from .rows_group import GROUP
+from .rows_log import LOG
+from .rows_secrecy import SECRECY
+from .rows_server import SERVER_ROWS
+from .rows_storage import STORAGE
+from .table import Row
+
+__all__ = ["ROWS"]
+
+ROWS: tuple[Row, ...] = tuple(
+    sorted((*DELIVERY, *SERVER_ROWS, *ANSWERS, *STORAGE, *GROUP, *SECRECY, *LOG), key=lambda row: (int(row.id[1:].split("-")[0]), row.id))
+)
