@@ -1,8 +1,12 @@
 """Canonical JSON (RFC 8785) out, strict JSON in.
 
 What is signed is written once in canonical form; what is read is the stored bytes, never written again before a
-check. Reading refuses duplicate names, NaN and infinities, lone surrogates, numbers beyond 2^53, deep nesting and
+check. Reading refuses duplicate names, NaN and infinities, lone surrogates, deep nesting and
 anything over the caller's size limit, before a model sees it.
+
+A JSON number is a double here, as RFC 8785 has it. An integer beyond 2^53 - 1 is read only in the one spelling that a double's
+canonical form has (1e17 is written 100000000000000000), and is then that float: what is written can always be read back, and
+no two readers round differently.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ LIMIT = 1 << 20
 """Bytes of the largest JSON document read by default."""
 
 _DEPTH = 64
+_SAFE = 2**53 - 1
 
 
 def canonical(value: Any) -> bytes:
@@ -29,7 +34,20 @@ def canonical(value: Any) -> bytes:
     >>> canonical({"b": 1, "a": [True, None, "é"]})
     b'{"a":[true,null,"\\xc3\\xa9"],"b":1}'
     """
-    return rfc8785.dumps(value)
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.IntegerDomainError:
+        return rfc8785.dumps(_doubles(value))
+
+
+def _doubles(value: Any) -> Any:
+    # A model that holds any JSON value reads 1e17 back as an integer: it is the same number, and has the same form.
+    if isinstance(value, dict):
+        return {name: _doubles(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_doubles(one) for one in value]
+    large = isinstance(value, int) and _SAFE < abs(value) < 10**21
+    return float(value) if large and rfc8785.dumps(float(value)) == b"%d" % value else value
 
 
 def parse(data: bytes, *, limit: int = LIMIT, what: str = "document") -> Any:
@@ -94,7 +112,12 @@ def _float(text: str) -> float:
     return value
 
 
-def _integer(text: str) -> int:
-    if len(text) > 17 or abs(int(text)) > 2**53 - 1:
+def _integer(text: str) -> int | float:
+    if len(text) > 22:
         raise ValueError("integer beyond 2^53 - 1")
-    return int(text)
+    number = int(text)
+    if abs(number) <= _SAFE:
+        return number
+    if rfc8785.dumps(float(number)) != text.encode():
+        raise ValueError("integer beyond 2^53 - 1 that is not the canonical form of a double")
+    return float(number)

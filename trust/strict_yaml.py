@@ -35,6 +35,7 @@ Place: TypeAlias = tuple[str | int, ...]
 _DEPTH = 16
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # an escape can spell one; it is no character, and no UTF-8 holds it
 _WORDS: dict[str, bool | None] = {"true": True, "false": False, "null": None, "~": None, "": None}
 
 
@@ -100,6 +101,8 @@ def parse_yaml(data: bytes, *, file: str, limit: int = LIMIT) -> Yaml:
         raise MalformedError(f"not YAML ({error.problem})"[:200], where=f"{file}:{line}") from None
     except yaml.YAMLError:
         raise MalformedError("not YAML: a character that YAML does not allow", where=file) from None
+    except (ValueError, OverflowError):  # the library's own: an escape beyond Unicode, a version number of many digits
+        raise MalformedError("not YAML: an escape or a number that does not exist", where=file) from None
 
 
 class _Reader:
@@ -125,6 +128,8 @@ class _Reader:
             raise self._error(event, "an alias (*name)", "Write the value out.")
         if getattr(event, "anchor", None) is not None:
             raise self._error(event, "an anchor (&name)", "Write the value out where it is needed.")
+        if isinstance(event, yaml.ScalarEvent) and not event.value.isascii() and _SURROGATE.search(event.value):
+            raise self._error(event, "half of a surrogate pair", "Write the character itself.")
         if getattr(event, "tag", None) is not None:
             raise self._error(event, "a tag (!name)", "Write plain values; put quotes around text.")
         return event
