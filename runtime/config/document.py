@@ -75,9 +75,12 @@ class _Plain(yaml.SafeLoader):
             raise self._refuse(f"nested deeper than {_DEPTH}", event)
         self.depth += 1
         try:
-            return super().compose_node(parent, index)
+            node = super().compose_node(parent, index)
         finally:
             self.depth -= 1
+        if node is not None and getattr(event, "tag", None) is not None:
+            node.tag = "!"  # a tag that the file spells is refused, even where it says what is so: see `Source._plain`
+        return node
 
     @staticmethod
     def _refuse(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
@@ -123,6 +126,8 @@ class Source:
             raise self._problem(1, "holds a character that YAML does not allow") from None
         except RecursionError:
             raise self._problem(1, "nested too deep") from None
+        except (ValueError, OverflowError):  # the library's own: an escape beyond Unicode, a version of many digits
+            raise self._problem(1, "holds an escape or a number that does not exist") from None
         if not isinstance(node, yaml.MappingNode):
             raise self._problem(1, "the file must be a map of names to values")
         return self._plain(node, ())

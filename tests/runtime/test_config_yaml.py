@@ -225,3 +225,18 @@ def test_any_text_is_a_run_or_a_typed_error(text: str) -> None:
         read_model(RunConfig, text, file="x.yaml", folder=Path("/"))
     except CountersealError as error:
         assert str(error).startswith("x.yaml:")
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["!!int x", "!!float x", "!!int 5", "!!str 5", '"\\UFFFFFFFF"', '"\\U00110000"', "[!!bool maybe]", "!x {a: 1}"],
+)
+def test_tags_and_impossible_characters_are_refused(value: str, tmp_path: Path) -> None:
+    """Each of these once escaped as an error of Python's or was taken."""
+    with pytest.raises(ConfigProblems):
+        load_run(write(tmp_path, "x.yaml", RUN.replace("{lr: 1e-1}", f"{{lr: {value}}}", 1)))
+
+
+def test_a_version_of_many_digits_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigProblems):
+        load_run(write(tmp_path, "x.yaml", f"%YAML {'9' * 5000}.1\n---\n{RUN}"))
