@@ -1,13 +1,16 @@
-"""Frames on a pipe: a decimal length, a line feed, that many bytes. Nothing but JSON is put in them."""
+"""Frames on a pipe: a decimal length without leading zeros, a line feed, that many bytes. Nothing but JSON is put in them."""
 
 from __future__ import annotations
 
+import re
 from typing import BinaryIO
 
 from ..delivery import DELIVERY_LIMIT
 from ..errors import TransportError
 
 __all__ = ["read_frame", "write_frame"]
+
+_HEAD = re.compile(rb"(?:0|[1-9][0-9]{0,6})\n")
 
 
 def write_frame(stream: BinaryIO, data: bytes) -> None:
@@ -26,7 +29,7 @@ def read_frame(stream: BinaryIO) -> bytes | None:
     head = stream.readline(16)
     if not head:
         return None
-    if not head.endswith(b"\n") or not head[:-1].isdigit() or int(head) > DELIVERY_LIMIT:
+    if not _HEAD.fullmatch(head) or int(head) > DELIVERY_LIMIT:
         raise TransportError("not a frame of this protocol, or too long", where="pipe")
     data = stream.read(int(head))
     if len(data) != int(head):

@@ -26,6 +26,9 @@ __all__ = ["SignatureAlgorithm", "Signer", "SoftwareSigner", "VerifyingKey", "ke
 
 SignatureAlgorithm = Literal["ed25519", "p384", "p256"]
 
+_POINT = {"p384": 97, "p256": 65}
+"""Bytes of an uncompressed point: the compressed and hybrid forms would give one key a second name."""
+
 _CURVES: dict[str, tuple[ec.EllipticCurve, hashes.HashAlgorithm]] = {
     "p384": (ec.SECP384R1(), hashes.SHA384()),
     "p256": (ec.SECP256R1(), hashes.SHA256()),
@@ -89,6 +92,10 @@ class VerifyingKey:
             return
         if self.algorithm not in _CURVES:
             raise WeakKeyError(f"unknown signature algorithm {self.algorithm!r}")
+        if len(self.public) != _POINT[self.algorithm] or self.public[0] != 4:
+            raise WeakKeyError(
+                f"a {self.algorithm} public key is an uncompressed point of {_POINT[self.algorithm]} bytes"
+            )
         self._point()
 
     @property
