@@ -132,12 +132,13 @@ class KeyRotate(Event):
 
 
 class KeyRevoke(Event):
-    """A key stops counting from this leaf on."""
+    """A key stops counting from this leaf on. ``messages`` are the revocations that say so, objects beside the log."""
 
     type: Literal["key.revoke"] = "key.revoke"
     identity: Identity
     key: Digest
     reason: Code
+    messages: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=500)]
 
 
 class RunEvent(Event):

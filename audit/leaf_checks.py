@@ -17,18 +17,17 @@ from ..trust.canonical import parse
 from ..trust.errors import MalformedError, SignatureError, TrustError
 from ..trust.identifiers import sha256
 from ..trust.keys.signing import VerifyingKey
-from ..trust.keys.statement import verify_statement
 from ..trust.keys.validity import KeyHistory
-from .events import EVENTS, Event, FederationCreate, KeyRevoke, KeyRotate, MemberAdd, MemberRemove
+from .events import EVENTS, Event, FederationCreate, MemberAdd
 from .evidence import Evidence, Logged, Trust
 from .findings import Outcome, judge
+from .governance import GOVERNING, follow
 from .signatures import Claim, hold
 from .tiles import MAX_LEAF
 
 __all__ = ["Reading", "actor_fault", "check_actors", "check_leaves", "read_events"]
 
 _PAYLOAD_TYPE = dsse.payload_type(Event.KIND)
-_GOVERNING = (MemberRemove, KeyRotate, KeyRevoke)
 _FORGED = "the signature does not hold"
 
 
@@ -55,7 +54,7 @@ def read_events(evidence: Evidence, *, workers: int | None = None) -> Reading:
     for index, leaf in enumerate(evidence.leaves):
         try:
             logged, claim = _open(leaf, index, reading.history)
-            if isinstance(logged.event, _GOVERNING) and not claim.holds():
+            if isinstance(logged.event, GOVERNING) and not claim.holds():
                 raise SignatureError(_FORGED)
             claimed.append((logged, claim))
             reading.history = _follow(reading.history, logged, trust)
@@ -94,29 +93,8 @@ def _open(leaf: bytes, index: int, history: KeyHistory) -> tuple[Logged[Event], 
 
 def _follow(history: KeyHistory, logged: Logged[Event], trust: Trust) -> KeyHistory:
     """Return the keys after the event; `LookupError` says what a judgement would need."""
-    event, at = logged.event, logged.index
-    if isinstance(event, MemberRemove):
-        return history.remove(event.identity, at=at)
-    if isinstance(event, KeyRevoke):
-        held = history.tenures.get(event.key)
-        if held is not None and held.identity != event.identity:
-            raise SignatureError("the key is another member's")
-        return history.revoke(event.key, at=at)
-    if isinstance(event, KeyRotate):
-        raw = trust.objects.get(event.statement)
-        if raw is None:
-            raise LookupError(f"the key statement {event.statement[:16]} is not at hand")
-        charter = trust.charter.charter
-        previous = history.key(event.identity, "sign", logged.key_id, at=at)
-        if not isinstance(previous, VerifyingKey):
-            raise SignatureError("not a signing key")
-        statement = verify_statement(
-            raw, federation=charter.federation, log_origin=charter.log_origin, now=event.time, previous_key=previous
-        )
-        if statement.digest != event.statement or statement.document.identity != event.identity:
-            raise SignatureError("the object is another key statement")
-        return history.rotate(statement, at=at)
-    return history
+    charter = trust.charter.charter
+    return follow(history, logged.event, at=logged.index, charter=charter, objects=trust.objects)
 
 
 def check_leaves(reading: Reading) -> Outcome:
@@ -156,7 +134,7 @@ def _own_or_server(event: Event, server: str) -> bool:
 
 _RULES: dict[str, Callable[[Event, str, frozenset[str]], bool]] = {
     "receipt.file": lambda event, server, sites: event.actor in sites,
-    "key.rotate": lambda event, server, sites: event.actor == getattr(event, "identity", None),
+    "key.rotate": lambda event, server, sites: _own_or_server(event, server),
     "key.revoke": lambda event, server, sites: _own_or_server(event, server),
     "blob.unopenable": lambda event, server, sites: _own_or_server(event, server),
     "evidence.equivocation": lambda event, server, sites: True,

@@ -15,7 +15,7 @@ from ..audit.merkle import require_consistency
 from ..trust import dsse
 from ..trust.charter.model import Charter
 from ..trust.charter.signing import SignedCharter
-from ..trust.errors import UnknownKeyError
+from ..trust.errors import KeyFault, UnknownKeyError
 from ..trust.keys.sealing import SealingKey
 from ..trust.keys.signing import VerifyingKey
 from ..trust.keys.validity import KeyHistory
@@ -27,6 +27,7 @@ class Parties:
     """Who may say what, at which index of the log."""
 
     def __init__(self, signed: SignedCharter, history: KeyHistory) -> None:
+        """Begin with the charter's keys; ``history`` is replaced as governing leaves are followed."""
         self.signed = signed
         self.history = history
 
@@ -75,7 +76,7 @@ class Parties:
         for identity in self.charter.sites:
             try:
                 key = self.history.current(identity, "cosign", at=at)
-            except UnknownKeyError:
+            except KeyFault:  # not yet, or not any more
                 continue
             if isinstance(key, VerifyingKey):
                 keys[identity] = key

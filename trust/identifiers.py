@@ -17,8 +17,8 @@ __all__ = ["Digest", "Identifier", "Identity", "KeyId", "ObjectKey", "Text", "Ti
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}[a-z0-9]$|^[a-z0-9]$")]
 """A short lower-case name of ours: run, federation, rule (1 to 64 characters)."""
 
-Identity = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@+_.-]{0,126}[A-Za-z0-9]$")]
-"""A member's name in its group: a Globus UUID or username, a roster name."""
+Identity = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9@_.-]{0,126}[A-Za-z0-9]$")]
+"""A member's name in its group: a Globus UUID or username, a roster name. No plus sign: it also names the witness's key."""
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in lower-case hexadecimal."""

@@ -1,10 +1,11 @@
 """Fingerprints: telling whether two updates are the same bytes, at the speed of AES-GCM instead of SHA-256.
 
-A fingerprint is the GMAC tag (NIST SP 800-38D, AES-256) of an update's tensor bytes under a key of the run that only the server has,
-with a fixed nonce. Equal bytes have equal tags; two different updates chosen without the key have equal tags with probability below
-2^-90 at any size we take (a universal hash: number of blocks x 2^-128), so nobody can make its update collide with another's to have
-both refused. A fixed nonce is no fault here: a tag authenticates nothing and never leaves the server (the log holds a salted commitment).
-A thief of the server's journal learns whether two updates were equal, and nothing else about them.
+A fingerprint is the GMAC tag (NIST SP 800-38D, AES-256) of an update's tensor bytes under a key of the run that only the
+server has, with a fixed nonce. Equal bytes have equal tags; two different updates chosen without the key have equal tags
+with probability below 2^-90 at any size we take (a universal hash: number of blocks x 2^-128), so nobody can make its
+update collide with another's to have both refused. A fixed nonce is no fault here: a tag authenticates nothing and never
+leaves the server (the log holds a salted commitment). A thief of the server's journal learns whether two updates were equal,
+and nothing else about them.
 
 Not a digest that others could recompute: who wants that asks the auditor, who opens the blob.
 """

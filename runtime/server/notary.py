@@ -7,11 +7,14 @@ appends the same bytes or finds them in the log. The time in a leaf is therefore
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from ...audit.checkpoint import Checkpoint
 from ...audit.events import Event
 from ...audit.log import Log
+from ...durable import Probe, create_file, make_folder, silent
 from ...trust.documents import sign
+from ...trust.identifiers import sha256
 from ...trust.keys.signing import Signer
 from ..delivery import LeafProof
 from ..journal import Journal
@@ -22,8 +25,11 @@ __all__ = ["Notary"]
 class Notary:
     """The log, as the server uses it."""
 
-    def __init__(self, log: Log, journal: Journal, signer: Signer) -> None:
+    def __init__(self, log: Log, journal: Journal, signer: Signer, objects: Path, *, probe: Probe = silent) -> None:
+        """Write into ``log``, and canonical objects that leaves name into the folder ``objects`` beside it."""
         self._log = log
+        self._objects = make_folder(objects)
+        self._probe = probe
         self._journal = journal
         self._signer = signer
 
@@ -51,6 +57,14 @@ class Notary:
         """Log an event that another party signed, once; return its index."""
         found = self._journal.once(f"leaf/{step}", lambda: raw.decode())
         return self.append_all({step: found.encode()})[step]
+
+    def keep(self, raw: bytes) -> str:
+        """Put an object beside the log and return the SHA-256 of its bytes, which is its name."""
+        digest = sha256(raw)
+        path = self._objects / f"{digest}.json"
+        if not path.exists():
+            create_file(path, raw, step="log.object", probe=self._probe)
+        return digest
 
     def append_all(self, leaves: Mapping[str, bytes]) -> dict[str, int]:
         """Append what is not in the log yet, durably, and return every index."""

@@ -23,6 +23,7 @@ from ..progress import Observer
 from ..stores.seam import ObjectStore
 from ..training.seam import Trainer
 from ..transports.seam import Transport
+from .filing import Filing
 from .gate import Gate
 from .notary import Notary
 
@@ -55,6 +56,7 @@ class Office:
     journal: Journal
     notary: Notary
     gate: Gate
+    filing: Filing
     store: ObjectStore
     transport: Transport
     clock: Callable[[], int]

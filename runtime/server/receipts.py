@@ -83,6 +83,7 @@ def file_receipt(office: Office, run: str, ticket: Issued, answer: Answer) -> Fi
     receipt = signed.document
     _require_about(receipt, run, ticket)
     _require_openings(receipt, answer)
+    outbox = _require_outbox(receipt, answer)
     line = _require_cosignature(office, receipt)
     # The leaf comes last: a restart that finds it in the log does not ask again, so all that follows from it must be done.
     size = receipt.checkpoint.size
@@ -96,7 +97,7 @@ def file_receipt(office: Office, run: str, ticket: Issued, answer: Answer) -> Fi
             f"{run}/settled/{receipt.actor}": max(settled, ticket.order.seq - 1),
         }
     )
-    office.notary.file(f"receipt/{ticket.digest}", raw)
+    office.filing.carry(f"receipt/{ticket.digest}", raw, outbox)
     metrics = (
         dict(answer.metrics.value) if answer.metrics is not None and isinstance(answer.metrics.value, dict) else {}
     )
@@ -134,6 +135,13 @@ def _require_openings(receipt: ReceiptFile, answer: Answer) -> None:
     opened = None if answer.metrics is None else commitment(answer.metrics.value, answer.metrics.salt)
     if opened != receipt.metrics:
         raise SignatureError("the metrics are not those that the receipt commits to", where="answer.metrics")
+
+
+def _require_outbox(receipt: ReceiptFile, answer: Answer) -> tuple[bytes, ...]:
+    raws = tuple(text.encode() for text in answer.outbox)
+    if tuple(sha256(read(raw).payload) for raw in raws) != receipt.outbox:
+        raise SignatureError("the messages are not those that the receipt names", where="answer.outbox")
+    return raws
 
 
 def _require_cosignature(office: Office, receipt: ReceiptFile) -> str | None:

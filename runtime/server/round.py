@@ -133,6 +133,7 @@ class Round:
 
     def _open(self) -> tuple[str, ...]:
         office, desk = self._office, self.desk
+        office.filing.take_inbox()
         decisions = [Decision(**value) for value in self._once("decisions", self._ask_everybody)]
         allowed = {one.identity for one in decisions if one.allowed}
         for one in decisions:

@@ -15,12 +15,11 @@ from typing import Any, Self
 
 from ...audit.events import Event, FederationCreate, MemberAdd
 from ...audit.log import Log
-from ...durable import Probe, create_file, make_folder, silent
+from ...durable import Probe, make_folder, silent
 from ...trust.charter.model import Member
 from ...trust.charter.signing import SignedCharter
 from ...trust.errors import CustodyError
 from ...trust.group import Authorizer
-from ...trust.identifiers import sha256
 from ...trust.keys.member import MemberKeys
 from ...trust.keys.validity import KeyHistory
 from ..config import RunConfig
@@ -31,6 +30,7 @@ from ..progress import Observer, ignore
 from ..stores.seam import ObjectStore
 from ..training.seam import Array, Trainer
 from ..transports.seam import Transport
+from .filing import Filing
 from .gate import Gate
 from .notary import Notary
 from .office import Office
@@ -81,11 +81,12 @@ class Server:
             raise
         for owned in (state, log):
             remove_drafts(owned)  # an earlier life's; the locks of journal and log say that there is no other now
-        notary = Notary(self._log, self._journal, keys.signer)
-        history = KeyHistory.from_charter(charter.charter.federation, charter.statements.values())
+        notary = Notary(self._log, self._journal, keys.signer, log / "objects", probe=probe)
+        parties = Parties(charter, KeyHistory.from_charter(charter.charter.federation, charter.statements.values()))
         self._office = Office(
             identity=identity,
-            parties=Parties(charter, history),
+            parties=parties,
+            filing=Filing.open(notary, self._journal, parties, keys.signer, state, clock),
             keys=keys,
             journal=self._journal,
             notary=notary,
@@ -97,7 +98,6 @@ class Server:
             spool=make_folder(state / "spool", 0o700),
             probe=probe,
         )
-        self._objects = make_folder(log / "objects")
         self._authorizer = authorizer
 
     def run(self, config: RunConfig, parameters: Mapping[str, Array], *, evaluator: Trainer | None = None) -> RunResult:
@@ -108,6 +108,7 @@ class Server:
             StoreError: the store does not answer; call again.
         """
         self._create_federation()
+        self._office.filing.take_inbox()
         office = self._office
         if evaluator is not None:
             office = Office(**{**office.__dict__, "evaluator": evaluator})
@@ -134,10 +135,10 @@ class Server:
 
     def _create_federation(self) -> None:
         charter, office = self._charter.charter, self._office
-        self._keep(self._charter.raw)
-        signatures = tuple(self._keep(signed.raw) for signed in self._charter.signatures)
+        self._office.notary.keep(self._charter.raw)
+        signatures = tuple(self._office.notary.keep(signed.raw) for signed in self._charter.signatures)
         for statement in self._charter.statements.values():
-            self._keep(statement.raw)
+            self._office.notary.keep(statement.raw)
         about: dict[str, Any] = {"federation": charter.federation, "actor": office.identity}
         source = office.gate.ask(office.identity, "server").source
         steps: dict[str, Callable[[], Event]] = {
@@ -158,11 +159,3 @@ class Server:
             roles=member.roles,
             statement=self._charter.statements[member.identity].digest,
         )
-
-    def _keep(self, raw: bytes) -> str:
-        """Put a canonical object beside the log, under its digest."""
-        digest = sha256(raw)
-        path = self._objects / f"{digest}.json"
-        if not path.exists():
-            create_file(path, raw, step="log.object", probe=self._office.probe)
-        return digest

@@ -117,15 +117,17 @@ class Counter:
         settled = self._settled(order)
         indices = self._evidence(ticket) | {index for item in settled for index in item.leaves}
         now = self._checkpoint(pinned, base, max(indices))
+        governing = office.filing.indices(base, now.size)
+        schema = () if order.kind == "witness" else (canonical(self._file.schema.to_json()).decode(),)
         delivery = Delivery(
             ticket=ticket.signed.raw.decode(),
             checkpoint=office.notary.log.checkpoint_at(now.size).decode(),
             consistency_from=base,
             consistency=office.notary.consistency(base, now.size),
-            leaves=office.notary.prove(sorted(indices), now.size),
+            leaves=office.notary.prove(sorted({*indices, *governing}), now.size),
             witnessed=None if witnessed is None else self._witnessed(witnessed, now),
             settled=tuple(settled),
-            objects=() if order.kind == "witness" else (canonical(self._file.schema.to_json()).decode(),),
+            objects=(*schema, *office.filing.objects(governing)),
             grants=grants,
         )
         return canonical(delivery.model_dump(mode="json"))

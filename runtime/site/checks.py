@@ -41,6 +41,7 @@ from ...audit.events import (
     open_event,
     peek_event,
 )
+from ...audit.governance import GOVERNING
 from ...audit.leaf_checks import actor_fault
 from ...audit.merkle import leaf_hash, require_inclusion
 from ...audit.witness import WitnessState, advance
@@ -52,9 +53,11 @@ from ...trust.errors import (
     TicketError,
     UnloggedTicketError,
 )
+from ...trust.keys.validity import KeyHistory
 from ...trust.tickets import Ticket
-from ..delivery import Delivery, LeafProof
+from ..delivery import Delivery
 from ..parties import Parties
+from .keys import Governing, named_objects
 from .settlement import Settlement, settlements
 from .state import OpenTicket
 
@@ -87,6 +90,9 @@ class Verified:
     opened: RoundOpen | None
     witness: WitnessState
     settlements: tuple[Settlement, ...]
+    history: KeyHistory
+    """The keys after the delivery's governing leaves."""
+    governing: tuple[Governing, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +100,8 @@ class _Leaves:
     """The delivery's leaves after obligations 2 and 3, by index in the log."""
 
     signed: Mapping[int, Signed[Event]]
+    history: KeyHistory
+    governing: tuple[Governing, ...]
 
     def one(self, kind: type[E], what: str, **fields: object) -> tuple[int, E]:
         """Return the only leaf of ``kind`` whose fields are these."""
@@ -122,7 +130,7 @@ def verify_delivery(delivery: Delivery, ticket: Signed[Ticket], standing: Standi
     if order.kind == "approve":  # an officer's matter, never a runtime's: it would else be work without a round
         raise TicketError("a site's runtime does no work of this kind", where=f"ticket {ticket.digest[:16]}")
     witness, checkpoint = _checkpoint(delivery, standing)  # 1
-    leaves = _leaves(delivery.leaves, checkpoint, parties)  # 2, 3
+    leaves = _leaves(delivery, checkpoint, parties)  # 2, 3
     _refuse_foreign_keys(leaves, standing)  # 4
     run_index, run = _run(leaves, order, standing)  # 5
     opened = _ticket(leaves, ticket)  # 6
@@ -132,7 +140,8 @@ def verify_delivery(delivery: Delivery, ticket: Signed[Ticket], standing: Standi
     settled = settlements(
         delivery.settled, leaves.signed, standing.open_tickets, standing.identity, run, parties.charter.weights
     )  # 9
-    return Verified(ticket, run, leaves.signed[run_index].raw.decode(), opened, witness, settled)
+    run_leaf = leaves.signed[run_index].raw.decode()
+    return Verified(ticket, run, run_leaf, opened, witness, settled, leaves.history, leaves.governing)
 
 
 def _checkpoint(delivery: Delivery, standing: Standing) -> tuple[WitnessState, Checkpoint]:
@@ -142,9 +151,11 @@ def _checkpoint(delivery: Delivery, standing: Standing) -> tuple[WitnessState, C
     return witness, Checkpoint(standing.witness.origin, witness.size, witness.root)
 
 
-def _leaves(proofs: Sequence[LeafProof], checkpoint: Checkpoint, parties: Parties) -> _Leaves:
+def _leaves(delivery: Delivery, checkpoint: Checkpoint, parties: Parties) -> _Leaves:
     signed: dict[int, Signed[Event]] = {}
-    for item in sorted(proofs, key=lambda proof: proof.index):
+    governing: list[Governing] = []
+    keys = Parties(parties.signed, parties.history)
+    for item in sorted(delivery.leaves, key=lambda proof: proof.index):
         raw = item.leaf.encode()
         require_inclusion(leaf_hash(raw), item.index, checkpoint.size, _hashes(item.proof), checkpoint.root)
         event = peek_event(raw)
@@ -153,8 +164,12 @@ def _leaves(proofs: Sequence[LeafProof], checkpoint: Checkpoint, parties: Partie
         fault = actor_fault(event, parties.charter.server, parties.charter.cosigners)
         if fault:
             raise SignatureError(fault, where=f"leaf {item.index}")
-        signed[item.index] = open_event(raw, parties.signing_key(raw, event.actor, at=item.index))
-    return _Leaves(signed)
+        signed[item.index] = open_event(raw, keys.signing_key(raw, event.actor, at=item.index))
+        if isinstance(event, GOVERNING) and item.index > keys.history.last:
+            one = Governing(item.index, item.leaf, named_objects(event, delivery.objects))
+            keys.history = one.follow(keys)
+            governing.append(one)
+    return _Leaves(signed, keys.history, tuple(governing))
 
 
 def _refuse_foreign_keys(leaves: _Leaves, standing: Standing) -> None:

@@ -35,7 +35,7 @@ from ...trust.canonical import canonical, parse
 from ...trust.charter.signing import SignedCharter
 from ...trust.documents import Signed, sign
 from ...trust.dsse import read
-from ...trust.errors import EquivocationError, ExpiredTicketError, NotAuthorizedError, ReplayedTicketError
+from ...trust.errors import CustodyError, EquivocationError, ExpiredTicketError, NotAuthorizedError, ReplayedTicketError
 from ...trust.group import Authorizer, Decision
 from ...trust.identifiers import sha256
 from ...trust.keys.member import MemberKeys
@@ -49,6 +49,8 @@ from ..parties import Parties
 from ..stores.seam import GrantClient
 from ..training.seam import Trainer
 from .checks import Standing, Verified, verify_delivery
+from .keys import rebuild, remember
+from .outbox import Outbox
 from .state import SiteState
 from .work import Done, Workshop, metrics_commitment, require_grants
 
@@ -89,6 +91,8 @@ class Site:
             charter, KeyHistory.from_charter(charter.charter.federation, charter.statements.values())
         )
         self._state = SiteState(state, probe=probe)
+        rebuild(self._state.journal, self._parties)
+        self._outbox = Outbox(state, self._state.journal)
         self._workshop = Workshop(
             identity, self._parties, keys, store, trainers, self._state.spool, self._state.models, clock, probe
         )
@@ -139,6 +143,10 @@ class Site:
             raise
         self._workshop.require_means(verified, delivery)
         decision = self._ask_about_server()
+        self._outbox.confirm(verified.settlements, verified.history, self.identity)
+        remember(self._state.journal, verified.governing)
+        self._parties.history = verified.history
+        self._require_own_keys()
         self._state.see(verified.witness)
         for settlement in verified.settlements:
             self._state.settle(ticket.document.run, settlement.ticket, settlement.fate)
@@ -154,6 +162,16 @@ class Site:
         return open_ticket(
             raw, key, federation=charter.federation, charter=self._parties.digest, site=self.identity, now=0
         )
+
+    def _require_own_keys(self) -> None:
+        history = self._parties.history
+        current = self._parties.current_signing_key(self.identity, at=history.last + 1)
+        if current.key_id != self._keys.signer.public.key_id:
+            raise CustodyError(
+                "the log names newer keys of this site than the ones it runs with",
+                where=self.identity,
+                remedy="Start the site again with the folder of the new keys.",
+            )
 
     def _require_place(self, ticket: Signed[Ticket]) -> None:
         order, journal = ticket.document, self._state.journal
@@ -182,7 +200,7 @@ class Site:
             Standing(
                 identity=self.identity,
                 parties=self._parties,
-                statements=frozenset({statement}),
+                statements=self._outbox.own_statements() | {statement},
                 witness=witness,
                 run_leaf=None if run_leaf is None else run_leaf["leaf"],
                 open_tickets=self._state.open_tickets(run),
@@ -224,6 +242,7 @@ class Site:
     def _receipt(self, verified: Verified, done: Done, outcome: Outcome, reason: str | None) -> None:
         ticket, journal = verified.ticket, self._state.journal
         order, witness = ticket.document, verified.witness
+        posted = self._outbox.collect(ticket.digest)
         receipt = sign(
             ReceiptFile(
                 federation=order.federation,
@@ -243,6 +262,7 @@ class Site:
                 model=done.model,
                 environment=environment_digest(),
                 previous=journal.get("last-receipt"),
+                outbox=tuple(one.digest for one in posted),
             ),
             self._keys.signer,
         )
@@ -283,6 +303,7 @@ class Site:
             metrics=None if stored["metrics"] is None else _opening(stored["metrics"]),
             etags=etags,
             uploaded=uploaded,
+            outbox=tuple(one.raw for one in self._outbox.carried(ticket.digest)),
         )
         if delivery.grants.answer is not None and (uploaded or stored["manifest"] is None):
             self._store_answer(answer, delivery)

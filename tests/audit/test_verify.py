@@ -34,8 +34,10 @@ from counterseal.audit.policy import Policy
 from counterseal.audit.source import FolderSource
 from counterseal.audit.verify import OBLIGATIONS, verify
 from counterseal.tests.audit.story import NOW, ORIGIN, SERVER, SITES, Said, Story, digest, federation, statement, tell
+from counterseal.trust.documents import sign
 from counterseal.trust.keys.member import MemberKeys
 from counterseal.trust.keys.signing import SoftwareSigner, VerifyingKey
+from counterseal.trust.messages import Revocation
 
 A, B, C = SITES
 
@@ -130,7 +132,12 @@ def removal(story: Story) -> tuple[str, Event]:
 
 def revocation(story: Story) -> tuple[str, Event]:
     key = story.keys[A].signer.public.key_id
-    return A, KeyRevoke(**story.about(A), identity=A, key=key, reason="stolen")
+    federation = story.charter.charter.federation
+    message = sign(
+        Revocation(federation=federation, identity=A, time=1, member=A, key=key, reason="stolen"), story.keys[A].signer
+    )
+    story.objects[message.digest] = message.raw
+    return A, KeyRevoke(**story.about(A), identity=A, key=key, reason="stolen", messages=(message.digest,))
 
 
 def inputs(edit: Callable[[list[Any]], list[Any]]) -> Callable[[Story, str, Any], Said]:
@@ -340,13 +347,14 @@ def test_a_rotation_needs_its_statement_and_ends_the_old_key(tmp_path: Path) -> 
     assert judged(late).row("6").status is Status.FAIL, "a receipt under the old key after the rotation"
 
 
-def test_a_rotation_by_somebody_else(tmp_path: Path) -> None:
-    def attack(story: Story, actor: str, event: Event) -> Said:
+@pytest.mark.parametrize(("by", "status"), [(SERVER, Status.PASS), (B, Status.FAIL)])
+def test_a_rotation_is_filed_by_its_member_or_the_server(tmp_path: Path, by: str, status: Status) -> None:
+    def told(story: Story, actor: str, event: Event) -> Said:
         (_, rotation), last = rotate(story, actor, event)
-        return [(SERVER, rotation.model_copy(update={"actor": SERVER})), last]
+        return [(by, rotation.model_copy(update={"actor": by})), last]
 
-    findings = judged(tell(Story(tmp_path / "log", {"release": attack})))
-    assert findings.row("7").status is Status.FAIL
+    findings = judged(tell(Story(tmp_path / "log", {"release": told})))
+    assert findings.row("7").status is status
 
 
 # The tree
