@@ -1,0 +1,82 @@
+"""Every target runs here too, without atheris: over its seeds, and over the same 300 changes of them in every run."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from counterseal.errors import CountersealError
+
+from .mutations import mutate
+from .target import count_taken
+from .targets import TARGETS
+
+_CHANGES = 300
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_target(name: str) -> None:
+    target = TARGETS[name]
+    seeds = target.seeds()
+    count_taken()
+    for seed in seeds:
+        target.check(seed)
+    assert count_taken() >= target.least, "the seeds do not reach the parser"
+    chance = random.Random(f"counterseal {name}")
+    for _ in range(_CHANGES):
+        data = mutate(chance.choice(seeds), seeds, chance, as_json=target.as_json)
+        try:
+            target.check(data)
+        except CountersealError as error:
+            raise AssertionError(f"{type(error).__name__} escaped the target on {data[:300]!r}") from error
+        except Exception as error:
+            raise AssertionError(f"{type(error).__name__}: {error} on {data[:2000]!r}") from error
+
+
+_READS = re.compile(
+    r"json\.loads|\bparse\(|parse_document|open_document|struct\.unpack|\.from_json\(|model_validate_json|yaml\.(parse|compose|SafeLoader)"
+    r"|int\.from_bytes|b64decode|gzip\.open|\.partition\(b|safe_open|strict_base64\("
+)
+"""How a module looks that reads bytes or text by itself."""
+
+_NO_PARSER = {
+    "audit/leaf_checks.py": "calls of audit/events.py",
+    "audit/governance.py": "calls of trust/messages.py and trust/keys/statement.py",
+    "audit/witness.py": "calls of audit/checkpoint.py",
+    "runtime/cli/site.py": "calls of runtime/config",
+    "runtime/cli/audit.py": "calls of the readers above",
+    "runtime/cli/keys.py": "calls of trust/keys/statement.py",
+    "runtime/cli/timeline.py": "calls of audit/events.py",
+    "runtime/demo/play.py": "files of this process",
+    "runtime/journal.py": "a party's own table",
+    "runtime/server/admission.py": "calls of runtime/delivery.py and trust/blob/manifest.py",
+    "runtime/server/errand.py": "calls of runtime/delivery.py",
+    "runtime/server/filing.py": "calls of trust/messages.py and trust/keys/statement.py",
+    "runtime/server/receipts.py": "calls of runtime/delivery.py: target answer",
+    "runtime/server/round.py": "a party's own table",
+    "runtime/server/run.py": "a party's own table",
+    "runtime/server/start.py": "a party's own table",
+    "runtime/server/tickets.py": "a party's own table",
+    "runtime/site/outbox.py": "calls of trust/mailbox.py, on the party's own folder",
+    "runtime/site/work.py": "behind the checks of the target site",
+    "runtime/training/seam.py": "arrays of this process",
+    "runtime/training/checkpoint.py": "the site's own files: tests/runtime/test_training_checkpoint.py",
+    "trust/blob/inspect.py": "calls of trust/blob/manifest.py",
+    "trust/keys/token.py": "answers of a PKCS#11 module that the party chose",
+}
+"""Modules that look so and need no target, with the reason."""
+
+
+def test_every_parser_has_a_target() -> None:
+    """A new module that reads bytes gets a target, or a line above that says why not."""
+    root = Path(__file__).parents[2]
+    floors = [root / name for name in ("algorithms", "audit", "privacy", "runtime", "trust")]
+    sources = [*root.glob("*.py"), *(path for floor in floors for path in floor.rglob("*.py"))]
+    readers = {path.relative_to(root).as_posix() for path in sources if _READS.search(path.read_text())}
+    covered = {module for target in TARGETS.values() for module in target.covers}
+    assert readers - covered - _NO_PARSER.keys() == set()
+    assert all((root / module).is_file() for module in covered)
+    assert covered & _NO_PARSER.keys() == set()
