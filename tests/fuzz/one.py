@@ -1,7 +1,7 @@
 """One target under atheris in this process: `python -m counterseal.tests.fuzz.one TARGET SECONDS FOLDER`.
 
-Seeds and what atheris finds of interest go to FOLDER/corpus, the input of a crash to FOLDER. The address space is limited, so that an
-input that makes a parser ask for much memory is a crash as well. Half of the inputs of a JSON format are edits of a JSON value.
+Seeds and what atheris finds of interest go to FOLDER/corpus, the input of a crash to FOLDER. The address space is limited, so
+that an input that makes a parser ask for much memory is a crash, too. Half of the inputs of a JSON format are edits of a value.
 """
 
 from __future__ import annotations
