@@ -17,7 +17,9 @@ def test_embedding_a_federation(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "examples" / "embed.py"), str(tmp_path / "fed")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^completed: 3 versions, \d+ leaves, cosigned by site-a, site-b, site-c$", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^completed: 3 versions, \d+ leaves, cosigned by site-a, site-b, site-c$", done.stdout, re.MULTILINE
+    )
     assert done.stdout.count("accuracy") == 3
 
 

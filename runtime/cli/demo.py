@@ -96,4 +96,6 @@ def _play(settings: DemoSettings, out: Path, as_json: bool) -> bool:
         emit(jsonable(document(result, report, counts)))
     if not result.good:
         typer.echo(f"the demonstration failed: {plain(result.run.reason or 'the log does not verify')}", err=True)
+        said = result.founded.folder / "server" / "state" / "sites"
+        typer.echo(f"what the sites' processes said is in {plain(said)}", err=True)
     return result.good

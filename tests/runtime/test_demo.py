@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from rich.console import Console
 
+from counterseal.audit.findings import Status
 from counterseal.runtime.config import ConfigError
 from counterseal.runtime.demo import play as playing
 from counterseal.runtime.demo.baselines import CENTRALISED, baselines
@@ -20,8 +23,9 @@ from counterseal.runtime.demo.datasets import load_dataset
 from counterseal.runtime.demo.document import document
 from counterseal.runtime.demo.keep import keep
 from counterseal.runtime.demo.play import DataReady, DemoResult, free_folder
+from counterseal.runtime.demo.screen import Screen
 from counterseal.runtime.demo.settings import DemoSettings
-from counterseal.runtime.progress import RoundDone
+from counterseal.runtime.progress import RoundDone, SiteDone
 from counterseal.runtime.training.seam import Arrays
 from counterseal.runtime.transports.local import spawn
 
@@ -247,3 +251,59 @@ def test_class_counts_are_told_once_and_are_those_of_the_partition(tmp_path: Pat
         for path in log.rglob("*"):
             if path.is_file():
                 assert str(list(counts)).encode() not in path.read_bytes()
+
+
+@pytest.mark.processes
+def test_s3_gives_the_same_model_and_the_sites_get_no_credentials(
+    finished: tuple[DemoResult, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    result = played(out, SETTINGS.model_copy(update={"store": "s3"}))
+    assert result.good
+    assert result.run.model == finished[0].run.model
+    assert result.sealed == finished[0].sealed
+    (identity,) = json.loads((out / "s3" / "s3.json").read_bytes())["identities"]
+    secret = identity["credentials"][0]["secretKey"].encode()
+    files = [path for path in (out / "federation").rglob("*") if path.is_file()]
+    assert files and not any(secret in path.read_bytes() for path in files)
+    assert "AWS_SECRET_ACCESS_KEY" not in os.environ
+
+
+def shown(*events: Any, result: DemoResult | None = None) -> str:
+    console = Console(file=StringIO(), width=140, markup=False, highlight=False, emoji=False)
+    with Screen(console) as screen:
+        for event in events:
+            screen.show(event)
+        if result is not None:
+            screen.finish(result, Path("report.html"))
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_the_screen_shows_what_became_of_every_update() -> None:
+    rejected = SiteDone(0, "site-a", "rejected", ("not_finite",), ("[red]near_duplicate[/red]",), metrics={})
+    admitted = SiteDone(
+        0, "site-b", "admitted", norm=1.25, bytes=1234, metrics={"after": {"loss": 0.5, "accuracy": 0.75}}
+    )
+    end = RoundDone(0, False, "too_few_updates", (rejected, admitted), "0" * 64, 2.0, 17)
+    text = shown(end)
+    assert "Round 1: NOT COMMITTED (too_few_updates)" in text
+    assert "rejected not_finite [red]near_duplicate[/red]" in text  # no markup is read
+    for value in ("1.250", "1,234", "0.500", "75.0%", "17 leaves"):
+        assert value in text
+
+
+def test_the_screen_ends_with_what_was_found(finished: tuple[DemoResult, Path]) -> None:
+    result, _ = finished
+    text = shown(result=result)
+    assert f"{result.federated[-1][2]:.1%}" in text and "site-b alone" in text and "14 PASS" in text
+    assert "counterseal audit verify" in text and "report.html" in text
+    rows = tuple(replace(row, status=Status.FAIL, reasons=("leaf 7: bad",)) for row in result.findings.rows)
+    bad = replace(
+        result,
+        findings=replace(result.findings, rows=rows),
+        run=replace(result.run, witnessed=False, cosigners=(), outcome="aborted", reason="no_quorum"),
+    )
+    text = shown(result=bad)
+    assert "UNWITNESSED" in text and "leaf 7: bad" in text and "aborted (no_quorum)" in text
+    assert "NO " in text and "15 FAIL" in text
