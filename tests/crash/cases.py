@@ -7,15 +7,16 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from counterseal.tests.federation import Federation
+from counterseal.tests.federation import SERVER, Federation
 
 from .forks import in_child
-from .points import FILES, Killer, Point, Recorder, Watch, unwatched, watch_files
-from .story import Setting, copy_of, live
-from .verdict import facts, problems
+from .points import FILES, Killer, Point, Recorder, Watch, distinct, unwatched, watch_files
+from .story import Setting, copy_of, large_data, live, live_apart, scene_of
+from .verdict import differences, facts, problems
 
 Life = Callable[[Federation, Setting, Watch], Any]
 
@@ -37,14 +38,17 @@ class Ground:
         folder.mkdir(parents=True, exist_ok=True)
         federation = setting.federation(folder / "template")
         case = copy_of(federation, folder / "undisturbed")
+        if setting.large:
+            for name in federation.sites:
+                large_data(name, setting.inputs)
 
         def work() -> dict[str, Any]:
             recorder = Recorder()
             stop = watch_files(recorder, case.folder)
             live(case, setting, recorder)
             stop()
-            points = [str(point) for point in recorder.points]
-            return {"points": points, "facts": facts(case), "problems": problems(case)}
+            points = [str(point) for point in distinct(recorder.points)]
+            return {"points": points, "facts": facts(scene_of(case)), "problems": problems(scene_of(case))}
 
         ended, found = in_child(work, folder / "undisturbed.json")
         if ended != "done" or found["problems"]:
@@ -52,21 +56,22 @@ class Ground:
         points = tuple(Point.parse(text) for text in found["points"])
         return cls(folder, setting, federation, points, found["facts"])
 
-    def steps(self) -> set[tuple[str, str]]:
-        """Return every (party, step) that there is."""
-        return {(point.party, point.step) for point in self.points}
+    def caller(self, number: int, point: Point, life: Life) -> Callable[[], list[str]]:
+        """Return `case` as a function of nothing."""
+        return partial(self.case, number, point, life)
 
     def case(self, number: int, point: Point, life: Life = live) -> list[str]:
         """Return what is wrong after a kill at ``point``: empty if all is well."""
         name = f"case-{number:05d}"
         case = copy_of(self.federation, self.folder / name)
         marker = self.folder / f"{name}.marker"
-        ended, error = in_child(lambda: self._killed(case, point, marker, life), self.folder / f"{name}.first")
-        if not marker.exists():
-            return [f"the point was not reached: {ended}, {error}"]
-        if ended not in {"killed", "done"}:
-            return [f"the life that was struck ended otherwise: {ended}, {error}"]
+        ended, error = in_child(lambda: self._struck(case, point, marker, life), self.folder / f"{name}.first")
+        wanted = "done" if life is live_apart and point.party != SERVER else "killed"
+        if not marker.exists() or ended != wanted:
+            return [f"struck: {marker.exists()}; the life ended: {ended}, not {wanted}; {error}"]
         started = time.monotonic()
+        if wanted == "done":  # the server lived on: nothing is left to do, and nobody helps
+            life = _nobody
         ended, found = in_child(lambda: self._resumed(case, life), self.folder / f"{name}.second")
         if ended != "done":
             return [f"the life after it: {ended} after {time.monotonic() - started:.1f} s, {found}"]
@@ -75,17 +80,18 @@ class Ground:
             self._clear(name)
         return wrong
 
-    def _killed(self, case: Federation, point: Point, marker: Path, life: Life) -> None:
+    def _struck(self, case: Federation, point: Point, marker: Path, life: Life) -> None:
         killer = Killer(point, marker)
         if point.party == FILES:
             watch_files(killer, case.folder)
         life(case, self.setting, killer)
 
     def _resumed(self, case: Federation, life: Life) -> dict[str, Any]:
+        """Live to the end, look, and live once more: the second time nothing is left to do."""
         life(case, self.setting, unwatched)
-        found = {"facts": facts(case), "problems": problems(case)}
+        found = {"facts": facts(scene_of(case)), "problems": problems(scene_of(case))}
         before = _sizes(case.folder)
-        life(case, self.setting, unwatched)
+        live(case, self.setting, unwatched)
         after = _sizes(case.folder)
         for path in sorted(set(before.items()) ^ set(after.items())):
             found["problems"].append(f"living once more changed {path[0]}")
@@ -96,19 +102,8 @@ class Ground:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """Return where two facts differ, in words."""
-    wrong = []
-    for name, value in expected.items():
-        other = found[name]
-        if value == other:
-            continue
-        if isinstance(value, dict):
-            keys = [key for key in sorted({*value, *other}) if value.get(key) != other.get(key)]
-            wrong += [f"{name}: {key}: {value.get(key)} undisturbed, {other.get(key)} here" for key in keys]
-        else:
-            wrong.append(f"{name}: {value} undisturbed, {other} here")
-    return wrong
+def _nobody(federation: Federation, setting: Setting, watch: Watch) -> None:
+    """Live no more."""
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -28,20 +28,20 @@ def require_clean() -> None:
         raise RuntimeError("threads are alive: forked children would inherit their locks")
 
 
-def start(work: Callable[[], Any], report: Path) -> int:
+def start(work: Callable[[], Any], report: Path, limit: int = LIMIT) -> int:
     """Fork a child that runs ``work`` and writes what it returns to ``report``; return its process id."""
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        _run(work, report)
+        _run(work, report, limit)
     return child
 
 
-def _run(work: Callable[[], Any], report: Path) -> NoReturn:
+def _run(work: Callable[[], Any], report: Path, limit: int) -> NoReturn:
     code = 1
     try:
-        signal.alarm(LIMIT)
+        signal.alarm(limit)
         report.write_text(json.dumps(work()))
         code = 0
     except BaseException:  # noqa: BLE001 - the child's last word

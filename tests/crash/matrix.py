@@ -1,8 +1,10 @@
 """The whole matrix: ``python -m counterseal.tests.crash.matrix``. Forks every case from this one-threaded process.
 
-    --setting NAME     only this setting (repeatable)
-    --every N          every N-th point only
-    --point POINT      only this point, such as "server|journal.write|12"
+    --part NAME        only this part (repeatable): a setting, or a setting with its sites in processes of their own
+    --sample N         only N points of each part, evenly spread
+    --point POINT      only this point, such as "server@fed.example|journal.write|12" (repeatable)
+    --step STEP        only the points of this step, such as "server@fed.example|journal.write" (repeatable)
+    --list             print the points and stop
     --workers N        cases at a time
     --folder PATH      where the cases lie (a failed one stays); the fastest disk that there is, by default
 
@@ -19,25 +21,55 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from .cases import Ground
-from .forks import require_clean, start
-from .points import Point
-from .story import SETTINGS, Setting
+from .cases import Ground, Life
+from .forks import LIMIT, require_clean, start
+from .points import FILES, Point
+from .story import SETTINGS, Setting, live, live_apart
+
+_NEEDS_SIZE = ("store.part.", "store.complete.")
+"""Steps that only an object above 16 MiB takes."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A setting, how it is played, and which of its points belong here."""
+
+    name: str
+    setting: Setting
+    life: Life
+
+    def points(self, ground: Ground) -> list[Point]:
+        """Return the points of this part, in the order in which a life comes to them."""
+        if self.life is live_apart:  # whose process is killed, must be known
+            return [point for point in ground.points if point.party != FILES]
+        if self.setting.large:  # the others are in the quick twin
+            return [point for point in ground.points if point.step.startswith(_NEEDS_SIZE)]
+        return list(ground.points)
+
+
+PARTS = {
+    part.name: part
+    for part in (
+        *(Part(name, setting, live) for name, setting in SETTINGS.items()),
+        Part("plain-apart", SETTINGS["plain"], live_apart),
+        Part("two-steps-apart", SETTINGS["two-steps"], live_apart),
+    )
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the matrix that the command line asks for and return the exit status."""
     options = _options(arguments)
     require_clean()
-    memory = Path("/dev/shm")  # noqa: S108 - a kill does not lose memory files either
+    memory = Path("/dev/shm")  # a kill does not lose what lies in memory files either
     base = options.folder or (memory if os.access(memory, os.W_OK) else None)
-    total = failed = 0
-    started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="counterseal-crash-", dir=base))
-    for setting in [SETTINGS[name] for name in options.setting or SETTINGS]:
-        count, bad = _setting(folder / setting.name, setting, options)
+    started, total, failed = time.monotonic(), 0, 0
+    for part in [PARTS[name] for name in options.part or PARTS]:
+        count, bad = _play(folder / part.name, part, options)
         total, failed = total + count, failed + bad
     print(f"{total} points, {total - failed} passed, {failed} failed in {time.monotonic() - started:.0f} s")
     if failed:
@@ -49,49 +81,57 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--setting", action="append", choices=sorted(SETTINGS))
-    parser.add_argument("--every", type=int, default=1)
-    parser.add_argument("--point", type=Point.parse)
+    parser.add_argument("--part", action="append", choices=sorted(PARTS))
+    parser.add_argument("--sample", type=int)
+    parser.add_argument("--point", action="append", type=Point.parse)
+    parser.add_argument("--step", action="append")
+    parser.add_argument("--list", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path)
     return parser.parse_args(arguments)
 
 
-def _setting(folder: Path, setting: Setting, options: argparse.Namespace) -> tuple[int, int]:
-    ground = Ground.prepare(folder, setting)
-    points = [options.point] if options.point else list(_chosen(ground))[:: options.every]
-    print(f"{setting.name}: {len(points)} of {len(ground.points)} points", flush=True)
-    failed = 0
-    for done, (point, wrong) in enumerate(_played(ground, points, options.workers), 1):
+def _play(folder: Path, part: Part, options: argparse.Namespace) -> tuple[int, int]:
+    ground = Ground.prepare(folder, part.setting)
+    points = options.point or _spread(part.points(ground), options.sample)
+    if options.step:
+        points = [point for point in points if f"{point.party}|{point.step}" in options.step]
+    if options.list:
+        print("\n".join(map(str, points)))
+        return 0, 0
+    failed, started = 0, time.monotonic()
+    for done, (point, wrong) in enumerate(_cases(ground, part, points, options.workers), 1):
         if wrong:
             failed += 1
-            print(f"FAILED {setting.name} {point}\n    " + "\n    ".join(wrong), flush=True)
+            print(f"FAILED {part.name} {point}\n    " + "\n    ".join(wrong), flush=True)
         if sys.stdout.isatty():
-            print(f"\r{setting.name}: {done}/{len(points)}, {failed} failed", end="", flush=True)
-    print(f"{setting.name}: {len(points)} points, {len(points) - failed} passed, {failed} failed", flush=True)
+            print(f"\r{part.name}: {done}/{len(points)}, {failed} failed ", end="", flush=True)
+    seconds = time.monotonic() - started
+    print(f"\r{part.name}: {len(points)} points, {failed} failed, {seconds:.0f} s", flush=True)
     return len(points), failed
 
 
-def _chosen(ground: Ground) -> Iterator[Point]:
-    """Yield the points of a setting; a slow one only has those that its quick twin lacks."""
-    known = {"store.part", "store.complete"} if ground.setting.inputs > 6 else {""}
-    for point in ground.points:
-        if any(point.step.startswith(prefix) for prefix in known):
-            yield point
+def _spread(points: list[Point], sample: int | None) -> list[Point]:
+    """Return ``sample`` of ``points``, the same every time, from the first to the last."""
+    if sample is None or sample >= len(points):
+        return points
+    return [points[index * (len(points) - 1) // max(sample - 1, 1)] for index in range(sample)]
 
 
-def _played(ground: Ground, points: list[Point], workers: int) -> Iterator[tuple[Point, list[str]]]:
+def _cases(ground: Ground, part: Part, points: list[Point], workers: int) -> Iterator[tuple[Point, list[str]]]:
+    """Yield each point with what was wrong there, ``workers`` cases at a time."""
     running: dict[int, tuple[Point, Path]] = {}
     todo = list(enumerate(points))[::-1]
     while todo or running:
         while todo and len(running) < workers:
             number, point = todo.pop()
             report = ground.folder / f"report-{number:05d}"
-            running[start(lambda n=number, p=point: ground.case(n, p), report)] = (point, report)  # type: ignore[misc]
+            case = ground.caller(number, point, part.life)
+            running[start(case, report, 4 * LIMIT)] = (point, report)
         child, status = os.wait()
         point, report = running.pop(child)
+        error = report.with_suffix(".error")
         if os.waitstatus_to_exitcode(status) != 0:
-            error = report.with_suffix(".error")
             yield point, [error.read_text() if error.exists() else f"the case ended with {status}"]
         else:
             yield point, json.loads(report.read_text())

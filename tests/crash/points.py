@@ -18,6 +18,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,6 +65,15 @@ class Recorder:
     def __call__(self, party: str, step: str) -> None:
         self._count[party, step] += 1
         self.points.append(Point(party, step, self._count[party, step]))
+
+
+def distinct(points: list[Point]) -> list[Point]:
+    """Return ``points`` without the effects that directly follow a probe: killed there, the disk is the same."""
+    kept = [points[0]]
+    for before, point in pairwise(points):
+        if point.party != FILES or before.party == FILES:
+            kept.append(point)
+    return kept
 
 
 class Killer:

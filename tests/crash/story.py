@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from counterseal.runtime.config import ModelConfig, RunConfig
+from counterseal.runtime.config import EvaluationConfig, ModelConfig, RunConfig
 from counterseal.runtime.server.run import RunResult
 from counterseal.runtime.site.site import Site
 from counterseal.runtime.training.registry import build_trainer
-from counterseal.runtime.training.seam import Trainer
+from counterseal.runtime.training.seam import SiteData, Trainer
+from counterseal.runtime.transports.local import LocalTransport
 from counterseal.tests.federation import SERVER, DirectTransport, Federation, data_of, run_config
 
+from .nursery import Nursery
 from .points import Watch, probe_of
+from .verdict import Scene
 
 SECONDS = 60
 """Of a round, and of a witness ticket: a restart that waits for a deadline is caught by the clock."""
@@ -29,7 +34,13 @@ class Setting:
     sites: int = 3
     rounds: int = 2
     commit_before_upload: bool = False
-    inputs: int = 6
+    large: bool = False
+    """A model whose sealed blobs are put in several parts."""
+
+    @property
+    def inputs(self) -> int:
+        """Columns of the weight; 16 MiB is the longest object that is put in one piece."""
+        return 1_500_000 if self.large else 6
 
     def federation(self, folder: Path) -> Federation:
         """Found the federation: keys and charter are drawn once, each case gets a copy of the folder."""
@@ -37,7 +48,8 @@ class Setting:
 
     def config(self) -> RunConfig:
         model = ModelConfig(name="logistic", parameters={"inputs": self.inputs, "classes": 3})
-        return run_config(rounds=self.rounds, round_seconds=SECONDS, model=model)
+        evaluation = EvaluationConfig(sites=not self.large)
+        return run_config(rounds=self.rounds, round_seconds=SECONDS, model=model, evaluation=evaluation)
 
 
 SETTINGS = {
@@ -47,8 +59,8 @@ SETTINGS = {
         Setting("two-steps", commit_before_upload=True),
         Setting("four-sites", sites=4, rounds=1),
         Setting("four-sites-two-steps", sites=4, rounds=1, commit_before_upload=True),
-        Setting("multipart", rounds=1, inputs=1_500_000),
-        Setting("multipart-two-steps", rounds=1, inputs=1_500_000, commit_before_upload=True),
+        Setting("multipart", rounds=1, large=True),
+        Setting("multipart-two-steps", rounds=1, large=True, commit_before_upload=True),
     )
 }
 
@@ -78,11 +90,29 @@ def notes_of(federation: Federation, site: str) -> Path:
     return federation.folder.with_name(f"{federation.folder.name}.{site}.answers")
 
 
+def scene_of(federation: Federation) -> Scene:
+    """Return where to look at what ``federation`` left."""
+    folder, sites = federation.folder, federation.sites
+    return Scene(
+        charter=federation.charter,
+        log=federation.log_folder,
+        server=folder / "server",
+        sites={name: folder / name for name in sites},
+        notes={name: notes_of(federation, name) for name in sites},
+    )
+
+
+@cache
+def large_data(site: str, inputs: int) -> SiteData:
+    """Return a few wide examples; drawn once, before the forks."""
+    return data_of(site, examples=4, inputs=inputs)
+
+
 def open_site(federation: Federation, setting: Setting, name: str, watch: Watch) -> Site:
     """Open the site ``name``; a large model is trained on few examples."""
-    if setting.inputs == 6:
+    if not setting.large:
         return federation.site(name, probe=probe_of(watch, name))
-    data = data_of(name, examples=4, inputs=setting.inputs)
+    data = large_data(name, setting.inputs)
 
     def trainer(config: RunConfig) -> Trainer:
         return build_trainer(config, site=name, data=data)
@@ -100,3 +130,20 @@ def live(federation: Federation, setting: Setting, watch: Watch) -> RunResult:
         server = stack.enter_context(federation.server(DirectTransport(sites), probe=probe_of(watch, SERVER)))
         config = setting.config()
         return server.run(config, federation.first_parameters(config))
+
+
+def live_apart(federation: Federation, setting: Setting, watch: Watch) -> RunResult:
+    """Play the run with every site in a process of its own: whoever is killed, the others live on, for a while or for good."""
+
+    @contextlib.contextmanager
+    def opened(name: str) -> Iterator[Any]:
+        with open_site(federation, setting, name, watch) as site:
+            yield Overheard(site, notes_of(federation, name))
+
+    nursery = Nursery(opened)
+    try:
+        with federation.server(LocalTransport(nursery.start), probe=probe_of(watch, SERVER)) as server:
+            config = setting.config()
+            return server.run(config, federation.first_parameters(config))
+    finally:
+        nursery.close()

@@ -1,0 +1,140 @@
+"""The crash matrix in the suite: that its points cover every module, a spread of kills, and a planted fault that it finds.
+
+Every case runs in forked children of a process that is started for it, without torch and without threads; the whole matrix is
+``python -m counterseal.tests.crash.matrix``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .points import Point, distinct
+
+EXPECTED = {
+    "server@fed.example": {
+        "journal.write", "journal.done", "blob.write", "blob.publish", "blob.done",
+        "store.put.write", "store.put.publish", "store.put.sync", "store.put.done",
+        "log.journal.create.publish", "log.origin.publish", "log.object.publish",
+        "log.journal.write", "log.journal.sync", "log.journal.done",
+        "log.entries.publish", "log.tile.publish", "log.checkpoint.publish", "log.latest.publish",
+        "log.cosignatures.publish", "log.mirror.publish",
+    },
+    "site-b@fed.example": {
+        "journal.write", "journal.done", "blob.write", "blob.publish", "blob.done",
+        "store.put.write", "store.put.publish", "store.put.sync", "store.put.done",
+        "site.model.write", "site.model.publish", "site.model.done",
+    },
+    "files": {"open", "os.remove", "os.mkdir", "sqlite3.connect"},
+}  # fmt: skip
+"""Steps that must be among the points: one that vanishes took its kills along."""
+
+LARGE = {
+    "site-b@fed.example": {"store.part.publish", "store.part.done"},
+    "server@fed.example": {
+        "store.complete.write",
+        "store.complete.publish",
+        "store.complete.sync",
+        "store.complete.done",
+    },
+}
+
+PLANT = """
+import sys
+from counterseal.runtime.journal import Journal
+from counterseal.tests.crash.matrix import main
+
+now = Journal.put_many
+
+def late(self, values):  # the receipt leaves the site first, and is recorded with whatever is recorded next
+    held = vars(self).pop("_held", {})
+    if any(key.startswith("receipt/") for key in values):
+        self._held, values = values, {}
+        self.get = lambda key: vars(self).get("_held", {}).get(key) or Journal.get(self, key)
+    now(self, {**held, **values})
+
+Journal.put_many = late
+Journal.close, close = lambda self: (now(self, vars(self).pop("_held", {})), close(self))[1], Journal.close
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def matrix(folder: Path, *arguments: str, code: str | None = None) -> subprocess.CompletedProcess[str]:
+    program = ["-m", "counterseal.tests.crash.matrix"] if code is None else ["-c", code]
+    command = [sys.executable, *program, "--folder", str(folder), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+def listed(folder: Path, part: str) -> list[Point]:
+    done = matrix(folder, "--part", part, "--list")
+    assert done.returncode == 0, done.stderr
+    return [Point.parse(line) for line in done.stdout.splitlines() if "|" in line]
+
+
+def missing(points: list[Point], expected: dict[str, set[str]]) -> set[tuple[str, str]]:
+    found = {(point.party, point.step) for point in points}
+    return {(party, step) for party, steps in expected.items() for step in steps} - found
+
+
+def test_the_points_cover_every_module(tmp_path: Path) -> None:
+    points = listed(tmp_path, "plain")
+    assert missing(points, EXPECTED) == set()
+    assert len(points) > 1000
+    assert len(set(points)) == len(points)
+
+
+def test_a_large_model_adds_the_parts(tmp_path: Path) -> None:
+    assert missing(listed(tmp_path, "multipart"), LARGE) == set()
+
+
+def test_an_effect_that_nobody_announced_is_a_point_of_its_own() -> None:
+    before, effect, again = (
+        Point("server", "journal.done", 1),
+        Point("files", "os.link", 1),
+        Point("files", "os.remove", 1),
+    )
+    assert distinct([before, effect, again]) == [before, again]
+
+
+SPREAD = {"plain": 14, "two-steps": 14, "four-sites": 6, "plain-apart": 4, "two-steps-apart": 4}
+
+
+@pytest.mark.parametrize("part", SPREAD)
+def test_a_spread_of_kills(tmp_path: Path, part: str) -> None:
+    done = matrix(tmp_path, "--part", part, "--sample", str(SPREAD[part]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{SPREAD[part]} points, {SPREAD[part]} passed, 0 failed" in done.stdout
+
+
+REGRESSIONS = {
+    "a receipt was in the log and its cosignature was not": ("plain", "server@fed.example|log.cosignatures.write|2"),
+    "cosignatures of two lives lay on two checkpoints": ("plain", "site-b@fed.example|journal.done|17"),
+    "a settled update stayed in the spool": ("plain", "site-b@fed.example|journal.done|9"),
+    "a half-written model stayed": ("plain", "site-b@fed.example|site.model.publish|1"),
+    "leave to upload was never given again": ("two-steps", "server@fed.example|store.put.write|8"),
+    "a witness outside the quorum was never settled": ("four-sites", "files|os.mkdir|47"),
+    "a site that died over the last model was not asked again": (
+        "plain-apart",
+        "site-b@fed.example|site.model.write|1",
+    ),
+}
+"""Points at which the first full run of the matrix failed, by what was wrong."""
+
+
+@pytest.mark.parametrize("what", REGRESSIONS)
+def test_what_the_matrix_found_stays_mended(tmp_path: Path, what: str) -> None:
+    part, point = REGRESSIONS[what]
+    done = matrix(tmp_path, "--part", part, "--point", point)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_planted_fault_is_found(tmp_path: Path) -> None:
+    """A site that answers before it has recorded its answer signs a second receipt for the same ticket after a crash."""
+    done = matrix(tmp_path, "--part", "plain", "--point", "site-b@fed.example|store.put.write|1", code=PLANT)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "issued 2 receipts" in done.stdout
