@@ -69,8 +69,13 @@ def _keep(name: str, folder: Path, said: str) -> Path:
     stem = found[0].name if found else f"{name}-no-input"
     kept = CRASHES / stem
     kept.write_bytes(found[0].read_bytes() if found else b"")
-    kept.with_name(stem + ".txt").write_text(said[-20_000:])
+    kept.with_name(stem + ".txt").write_text(_told(said))
     return kept
+
+
+def _told(said: str) -> str:
+    lines = [line for line in said.splitlines() if not line.startswith(("INFO: Instrumenting", "#"))]
+    return "\n".join(lines)[-20_000:] + "\n"
 
 
 def main() -> int:

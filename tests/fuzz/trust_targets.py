@@ -150,7 +150,13 @@ def _statement(data: bytes) -> None:
     raw = dsse.sign(data, kind="key-statement", signer=world().federation.keys[ME].signer)
     opened = taken(lambda: verify_statement(raw, federation="test-federation", log_origin=ORIGIN, now=START))
     if opened is not None:
-        require(opened.document == _genuine(), "a changed statement whose proofs hold")
+        require(_proven(opened.document) == _proven(_genuine()), "keys in a place where their owner never put them")
+
+
+def _proven(statement: KeyStatement) -> tuple[object, ...]:
+    """Return what the proofs of possession bind: everything else is the sign key's word, and this target has that key."""
+    keys = frozenset(entry.model_dump_json() for entry in statement.keys if entry.use != "seal")
+    return statement.federation, statement.identity, statement.log_origin, statement.nonce, statement.token_hash, keys
 
 
 @cache
