@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import pytest
+
+_DIGITS = re.compile(r"[0-9a-f]{16}|[A-Za-z0-9+/]{24}")
 
 FLOORS = {"algorithms", "audit", "privacy", "runtime", "trust"}
 
@@ -21,3 +24,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if os.environ.get("CI") and skipped:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         print(f"\n{len(skipped)} tests were skipped; in CI a skipped test is a failure")
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Name bytes and long texts by their length: fresh keys in a name would differ between parallel workers."""
+    if isinstance(val, bytes):
+        return f"{argname}-{len(val)}-bytes"
+    if isinstance(val, str) and (len(val) > 60 or _DIGITS.search(val)):
+        return f"{argname}-{len(val)}-characters"
+    return None

@@ -213,7 +213,7 @@ def test_every_concession_is_a_caveat() -> None:
     (vkey(kind=6), MalformedError),
     (vkey(public=bytes(31)), MalformedError),
     (vkey(public=b"\x01" + bytes(31)), WeakKeyError),
-])  # fmt: skip
+], ids=["empty", "name", "no key", "space", "umlaut", "padding", "tail", "kind", "short", "small order"])  # fmt: skip
 def test_bad_witness_keys(text: str, error: type[TrustError]) -> None:
     with pytest.raises(error):
         WitnessKey.parse(text)
