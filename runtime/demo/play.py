@@ -38,8 +38,10 @@ from ..api import run_federation
 from ..assembly import site_command
 from ..charter_folder import read_charter_folder
 from ..config import ConfigError, LoaderConfig, S3StoreConfig, load_server
+from ..delivery import ANSWER_BYTES
 from ..founding import Founded, found_federation
 from ..progress import Progress, RoundDone, RunStarted
+from ..server.receipts import read_answer
 from ..server.run import RunResult
 from ..stores.directory import DirectoryStore
 from ..stores.local_s3 import LocalS3
@@ -91,12 +93,14 @@ DemoEvent = DataReady | Comparing | Progress
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What lies sealed in the store: models and updates, and the bytes of their ciphertexts."""
+    """What lies in the store: sealed models and updates with the bytes of their ciphertexts, and what lies there in clear."""
 
     suite: str
     models: int
     updates: int
     bytes: int
+    readable_metrics: int
+    """Answers whose metrics whoever reads the store can read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,9 +331,12 @@ def processes(founded: Founded) -> Transport:
 
 
 def _sealed(store: ObjectStore, run: str, suite: str) -> Sealed:
-    models = [key for key in store.list(f"runs/{run}/versions/") if key.endswith("/payload")]
-    updates = [key for key in store.list(f"runs/{run}/updates/") if key.endswith("/payload")]
-    return Sealed(suite, len(models), len(updates), sum(store.length(key) or 0 for key in (*models, *updates)))
+    keys = list(store.list(f"runs/{run}/"))
+    sealed = [key for key in keys if key.endswith("/payload")]
+    answers = [read_answer(store.get(key, limit=ANSWER_BYTES)) for key in keys if key.endswith("/answer")]
+    models = sum(key.startswith(f"runs/{run}/versions/") for key in sealed)
+    stored = sum(store.length(key) or 0 for key in sealed)
+    return Sealed(suite, models, len(sealed) - models, stored, sum(bool(answer.metrics) for answer in answers))
 
 
 def check_log(founded: Founded) -> Findings:

@@ -185,6 +185,13 @@ def test_what_was_not_done_is_said(result: DemoResult) -> None:
     assert "NOT COVERED" in text
 
 
+def test_what_lies_readable_in_the_store_is_said(result: DemoResult) -> None:
+    subject = "Metrics are sealed like parameters"
+    open_, shut = (replace(result, sealed=replace(result.sealed, readable_metrics=count)) for count in (6, 0))
+    assert [one.state for one in claims(open_) if one.subject == subject] == ["NO"]
+    assert [one for one in claims(shut) if one.subject == subject] == []
+
+
 def test_an_aborted_run_has_a_report(result: DemoResult) -> None:
     aborted = replace(result, run=replace(result.run, outcome="aborted", reason="no_quorum", versions=0), rounds=())
     text = text_of(html_of(aborted))
