@@ -78,7 +78,7 @@ def _check_depth(data: bytes, what: str) -> None:
     # A cheap upper bound: brackets inside strings count too, which only makes the bound stricter for honest input.
     if data.count(b"[") + data.count(b"{") <= _DEPTH:
         return
-    depth = deepest = 0
+    depth = 0
     in_string = escaped = False
     for byte in data:
         if in_string:
@@ -87,11 +87,10 @@ def _check_depth(data: bytes, what: str) -> None:
             in_string = True
         elif byte in (0x5B, 0x7B):
             depth += 1
-            deepest = max(deepest, depth)
+            if depth > _DEPTH:
+                raise MalformedError(f"nested deeper than {_DEPTH}", where=what)
         elif byte in (0x5D, 0x7D):
             depth -= 1
-    if deepest > _DEPTH:
-        raise MalformedError(f"nested deeper than {_DEPTH}", where=what)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ..errors import ConfigError
 __all__ = ["Problem", "ConfigProblems", "Source", "read_model", "read_text"]
 
 _LIMIT = 1 << 20
+_SHOWN = 50  # problems: nobody reads more, and each costs a search for what was meant
 _DEPTH = 32
 
 M = TypeVar("M", bound=Model)
@@ -45,7 +46,9 @@ class Problem:
 
     def __str__(self) -> str:
         field = f"{self.field}: " if self.field else ""
-        return f"{self.file}:{self.line}: {field}{self.what}"
+        text = f"{self.file}:{self.line}: {field}{self.what}"
+        # Names come from the file: none may move the cursor, or look like another line.
+        return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 class ConfigProblems(ConfigError):
@@ -210,14 +213,16 @@ def read_model(model: type[M], text: str, *, file: str, folder: Path) -> M:
     """Return the ``model`` that the YAML in ``text`` describes; relative paths start at ``folder``.
 
     Raises:
-        ConfigProblems: with every problem and its line.
+        ConfigProblems: with every problem (at most 50, then a count) and its line.
     """
     source = Source(text, file)
     try:
         return model.model_validate_json(json.dumps(source.value), context={"folder": folder})
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-    problems = [_describe(model, source, detail) for detail in details]
+    problems = [_describe(model, source, detail) for detail in details[:_SHOWN]]
+    if len(details) > _SHOWN:
+        problems.append(Problem(file, len(text), "", f"and {len(details) - _SHOWN} more problems"))
     raise ConfigProblems(tuple(sorted(problems, key=lambda problem: problem.line))) from None
 
 

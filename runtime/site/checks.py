@@ -130,8 +130,7 @@ def verify_delivery(delivery: Delivery, ticket: Signed[Ticket], standing: Standi
     if order.kind == "approve":  # an officer's matter, never a runtime's: it would else be work without a round
         raise TicketError("a site's runtime does no work of this kind", where=f"ticket {ticket.digest[:16]}")
     witness, checkpoint = _checkpoint(delivery, standing)  # 1
-    leaves = _leaves(delivery, checkpoint, parties)  # 2, 3
-    _refuse_foreign_keys(leaves, standing)  # 4
+    leaves = _leaves(delivery, checkpoint, standing)  # 2, 3, 4
     run_index, run = _run(leaves, order, standing)  # 5
     opened = _ticket(leaves, ticket)  # 6
     made = _chain(leaves, run_index, run)
@@ -151,7 +150,8 @@ def _checkpoint(delivery: Delivery, standing: Standing) -> tuple[WitnessState, C
     return witness, Checkpoint(standing.witness.origin, witness.size, witness.root)
 
 
-def _leaves(delivery: Delivery, checkpoint: Checkpoint, parties: Parties) -> _Leaves:
+def _leaves(delivery: Delivery, checkpoint: Checkpoint, standing: Standing) -> _Leaves:
+    parties = standing.parties
     signed: dict[int, Signed[Event]] = {}
     governing: list[Governing] = []
     keys = Parties(parties.signed, parties.history)
@@ -165,6 +165,7 @@ def _leaves(delivery: Delivery, checkpoint: Checkpoint, parties: Parties) -> _Le
         if fault:
             raise SignatureError(fault, where=f"leaf {item.index}")
         signed[item.index] = open_event(raw, keys.signing_key(raw, event.actor, at=item.index))
+        _refuse_foreign_keys(event, item.index, standing)  # before the keys follow: the leaf itself is the evidence
         if isinstance(event, GOVERNING) and item.index > keys.history.last:
             one = Governing(item.index, item.leaf, named_objects(event, delivery.objects))
             keys.history = one.follow(keys)
@@ -172,16 +173,15 @@ def _leaves(delivery: Delivery, checkpoint: Checkpoint, parties: Parties) -> _Le
     return _Leaves(signed, keys.history, tuple(governing))
 
 
-def _refuse_foreign_keys(leaves: _Leaves, standing: Standing) -> None:
-    for index, leaf in leaves.signed.items():
-        event = leaf.document
-        names_me = isinstance(event, MemberAdd | KeyRotate) and event.identity == standing.identity
-        if names_me and event.statement not in standing.statements:  # type: ignore[attr-defined]
-            raise EquivocationError(
-                "the log names this site with keys that it did not make",
-                where=f"leaf {index}",
-                remedy="Stop taking part and tell the other members' officers; the evidence is kept.",
-            )
+def _refuse_foreign_keys(event: Event, index: int, standing: Standing) -> None:
+    if not isinstance(event, MemberAdd | KeyRotate) or event.identity != standing.identity:
+        return
+    if event.statement not in standing.statements:
+        raise EquivocationError(
+            "the log names this site with keys that it did not make",
+            where=f"leaf {index}",
+            remedy="Stop taking part and tell the other members' officers; the evidence is kept.",
+        )
 
 
 def _run(leaves: _Leaves, order: Ticket, standing: Standing) -> tuple[int, RunStart]:

@@ -80,9 +80,13 @@ class Forger:
                 self.entries.append(sign(event, self.signer or self.world.federation.keys[SERVER].signer).raw)
 
     def deliver(
-        self, ticket: Signed[Ticket] | None = None, *, show: Callable[[Event], bool] = lambda event: True, **changes: Any
+        self,
+        ticket: Signed[Ticket] | None = None,
+        *,
+        show: Callable[[Event], bool] = lambda event: True,
+        **changes: Any,
     ) -> bytes:
-        """Return a delivery of ``ticket`` that proves as much as this log can; ``show`` hides leaves, ``changes`` replace members."""
+        """Return a delivery of ``ticket`` with what this log proves; ``show`` hides leaves, ``changes`` replace members."""
         value = self.world.json()
         signed = ticket or ticket_of(self.world)
         if ticket is None:

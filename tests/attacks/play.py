@@ -43,8 +43,8 @@ def at_site(
 ) -> Row:
     """Return a row in which site-a is handed what ``make`` returns.
 
-    A refused delivery changes nothing that the site remembers; one that halts it leaves the evidence and nothing else; in both cases
-    no file appears or changes. ``arrange`` prepares the world first and returns how to undo that.
+    A refused delivery changes nothing that the site remembers; one that halts it leaves the evidence and nothing else; in both
+    cases no file appears or changes. ``arrange`` prepares the world first and returns how to undo that.
     """
 
     def play() -> str:
@@ -63,9 +63,7 @@ def at_site(
     return Row(id_, "site", who, attack, expected, play)
 
 
-def _require_unharmed(
-    world: World, facts: dict[str, Any], files: dict[str, str], code: str, halts: bool
-) -> None:
+def _require_unharmed(world: World, facts: dict[str, Any], files: dict[str, str], code: str, halts: bool) -> None:
     assert code != "accepted"
     now, found = world.facts(), world.files()
     refused = f"receipt/{world.ticket}" in now and f"receipt/{world.ticket}" not in facts
@@ -105,7 +103,7 @@ def at_server(
     verdict: Callable[[Any], str] | None = None,
     **changes: Any,
 ) -> Row:
-    """Return a row in which the server meets what ``rogue`` (in site-a's place) or ``answers`` (on the way) makes of the answer."""
+    """Return a row in which the server meets what ``rogue`` (as site-a) or ``answers`` (on the way) makes of the answer."""
 
     def play() -> str:
         with worlds() as world:

@@ -38,11 +38,14 @@ def constant(value: float) -> Arrays:
     return lambda schema: {spec.name: np.full(spec.shape, value, np.float32) for spec in schema.tensors}
 
 
+_SMALL = constant(0.01)
+
+
 @dataclass(frozen=True)
 class Lie:
     """How the answer differs from the honest one. Each member is what an honest site would not do."""
 
-    arrays: Arrays = constant(0.01)
+    arrays: Arrays = _SMALL
     place: Callable[[World], Mapping[str, Any]] = lambda world: {}
     schema: Callable[[Schema], Schema] = lambda schema: schema
     recipients: Callable[[World, tuple[SealingKey, ...]], tuple[SealingKey, ...]] = lambda world, keys: keys
@@ -108,9 +111,7 @@ class Rogue:
 
 
 def _recipients(world: World, value: dict[str, Any]) -> tuple[SealingKey, ...]:
-    start = next(
-        event for leaf in value["leaves"] if isinstance(event := peek_event(leaf["leaf"].encode()), RunStart)
-    )
+    start = next(event for leaf in value["leaves"] if isinstance(event := peek_event(leaf["leaf"].encode()), RunStart))
     auditor = world.federation.charter.statements["auditor@fed.example"].document.seal
     return SealingKey(start.suite, base64.b64decode(start.seal_key)), auditor
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .rows_answer import ANSWERS
 from .rows_delivery import DELIVERY
 from .rows_group import GROUP
+from .rows_input import INPUT
 from .rows_log import LOG
 from .rows_secrecy import SECRECY
 from .rows_server import SERVER_ROWS
@@ -14,5 +15,8 @@ from .table import Row
 __all__ = ["ROWS"]
 
 ROWS: tuple[Row, ...] = tuple(
-    sorted((*DELIVERY, *SERVER_ROWS, *ANSWERS, *STORAGE, *GROUP, *SECRECY, *LOG), key=lambda row: (int(row.id[1:].split("-")[0]), row.id))
+    sorted(
+        (*DELIVERY, *SERVER_ROWS, *ANSWERS, *STORAGE, *GROUP, *SECRECY, *LOG, *INPUT),
+        key=lambda row: (int(row.id[1:].split("-")[0]), row.id),
+    )
 )

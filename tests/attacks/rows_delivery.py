@@ -241,7 +241,7 @@ DELIVERY: tuple[Row, ...] = (
         lambda world: world.delivery,
         settings=lambda world: {"clock": lambda: world.clock() + 1000},
     ),
-    at_site("P2-014", "network", "the delivery cut off in the middle", "malformed", lambda w: w.delivery[: 9000]),
+    at_site("P2-014", "network", "the delivery cut off in the middle", "malformed", lambda w: w.delivery[:9000]),
     at_site("P2-015", "network", "two deliveries in one", "malformed", lambda w: w.delivery + w.delivery),
     at_site(
         "P2-016",
@@ -265,7 +265,11 @@ DELIVERY: tuple[Row, ...] = (
         grant("payload", lambda world: "runs/run-1/versions/000001/payload"),
     ),
     at_site(
-        "P2-019", "network", "no grant of the model", "grant", edited(lambda value: value["grants"].update(manifest=None))
+        "P2-019",
+        "network",
+        "no grant of the model",
+        "grant",
+        edited(lambda value: value["grants"].update(manifest=None)),
     ),
     at_site("P2-020", "network", "no schema of the model", "blob_place", edited(_set("objects", []))),
     at_site(
@@ -292,12 +296,18 @@ DELIVERY: tuple[Row, ...] = (
         spelled_otherwise,
     ),
     at_site(
-        "P7-001", "network", "the leaf that issues the ticket left out", "ticket_unlogged", edited(without("ticket.issue"))
+        "P7-001",
+        "network",
+        "the leaf that issues the ticket left out",
+        "ticket_unlogged",
+        edited(without("ticket.issue")),
     ),
     at_site(
         "P7-002", "network", "the leaf that opens the round left out", "ticket_unlogged", edited(without("round.open"))
     ),
-    at_site("P7-003", "network", "the leaf that starts the run left out", "ticket_unlogged", edited(without("run.start"))),
+    at_site(
+        "P7-003", "network", "the leaf that starts the run left out", "ticket_unlogged", edited(without("run.start"))
+    ),
     at_site(
         "P7-004",
         "network",
@@ -354,7 +364,9 @@ DELIVERY: tuple[Row, ...] = (
         "network",
         "a bit of the checkpoint's signature flipped",
         "checkpoint",
-        edited(lambda v: v.update(checkpoint=v["checkpoint"][:-10] + flip(v["checkpoint"][-10:-6]) + v["checkpoint"][-6:])),
+        edited(
+            lambda v: v.update(checkpoint=v["checkpoint"][:-10] + flip(v["checkpoint"][-10:-6]) + v["checkpoint"][-6:])
+        ),
     ),
     at_site(
         "P7-013",

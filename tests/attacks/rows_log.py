@@ -62,7 +62,11 @@ def copied(id_: str, attack: str, expected: str, edit: Callable[[World, Path], A
 
 
 def told(
-    id_: str, attack: str, expected: str, change: Callable[[World, Event], Any], more: Callable[[World], Any] = lambda w: ()
+    id_: str,
+    attack: str,
+    expected: str,
+    change: Callable[[World, Event], Any],
+    more: Callable[[World], Any] = lambda w: (),
 ) -> Row:
     """Return a row in which the server, with its real keys, wrote the log otherwise from version 2 on (or added to its end)."""
 
@@ -110,7 +114,7 @@ def foreign(world: World, folder: Path) -> None:
     import base64
 
     checkpoint = Checkpoint(world.federation.charter.charter.log_origin, int(size), base64.b64decode(root))
-    path.write_bytes(sign_checkpoint(checkpoint, keys.signer))  # type: ignore[arg-type]
+    path.write_bytes(sign_checkpoint(checkpoint, keys.signer))
 
 
 def on(kind: type[Event], edit: Callable[[Any], Any], /, **fields: Any) -> Callable[[World, Event], Any]:
@@ -157,41 +161,122 @@ def first_input(**values: Any) -> Callable[[Any], Any]:
 
 
 LOG: tuple[Row, ...] = (
-    copied("P7-080", "a bit of the last checkpoint flipped", "1",
-           lambda w, f: rewrite(latest(f, "checkpoints/*"), lambda data: flipped(data, -20))),
-    copied("P7-081", "an older checkpoint under a larger size", "1",
-           lambda w, f: shutil.copy(f / "checkpoints" / "12", latest(f, "checkpoints/*"))),
+    copied(
+        "P7-080",
+        "a bit of the last checkpoint flipped",
+        "1",
+        lambda w, f: rewrite(latest(f, "checkpoints/*"), lambda data: flipped(data, -20)),
+    ),
+    copied(
+        "P7-081",
+        "an older checkpoint under a larger size",
+        "1",
+        lambda w, f: shutil.copy(f / "checkpoints" / "12", latest(f, "checkpoints/*")),
+    ),
     copied("P7-082", "the last checkpoint signed with a member's own key", "1", foreign),
-    copied("P7-083", "a byte of a leaf changed", "2 3 4 6 7 13", lambda w, f: rewrite(latest(f, "tile/entries/*.p/*"), lambda data: flipped(data, 100))),
-    copied("P7-084", "the leaves cut off", "2 7", lambda w, f: rewrite(latest(f, "tile/entries/*.p/*"), lambda data: data[:-100])),
+    copied(
+        "P7-083",
+        "a byte of a leaf changed",
+        "2 3 4 6 7 13",
+        lambda w, f: rewrite(latest(f, "tile/entries/*.p/*"), lambda data: flipped(data, 100)),
+    ),
+    copied(
+        "P7-084",
+        "the leaves cut off",
+        "2 7",
+        lambda w, f: rewrite(latest(f, "tile/entries/*.p/*"), lambda data: data[:-100]),
+    ),
     copied("P7-085", "the leaves deleted", "2 7", lambda w, f: latest(f, "tile/entries/*.p/*").unlink()),
     copied("P7-086", "two leaves exchanged", "2 3 4 7 13", lambda w, f: swap(f)),
     copied("P7-087", "another root signed by the log for a size in the middle (fork)", "3 5", forked),
-    copied("P7-088", "a hash of a tile changed", "4", lambda w, f: rewrite(latest(f, "tile/0/*.p/*"), lambda data: flipped(data, 40))),
+    copied(
+        "P7-088",
+        "a hash of a tile changed",
+        "4",
+        lambda w, f: rewrite(latest(f, "tile/0/*.p/*"), lambda data: flipped(data, 40)),
+    ),
     copied("P7-089", "all checkpoints deleted", "1 7", lambda w, f: shutil.rmtree(f / "checkpoints")),
-    told("P7-100", "the last commit with another weight", "10 13", on(AggregateCommit, first_input(weight=7.5), version=2)),
-    told("P7-101", "the last commit with a manifest that was not admitted", "10 13",
-         on(AggregateCommit, first_input(manifest=FORGED), version=2)),
-    told("P7-102", "an admitted update left out of the last commit", "10 13",
-         on(AggregateCommit, lambda e: e.model_copy(update={"inputs": e.inputs[1:]}), version=2)),
-    told("P7-103", "an update counted twice", "10 13",
-         on(AggregateCommit, lambda e: e.model_copy(update={"inputs": (*e.inputs, e.inputs[0])}), version=2)),
+    told(
+        "P7-100",
+        "the last commit with another weight",
+        "10 13",
+        on(AggregateCommit, first_input(weight=7.5), version=2),
+    ),
+    told(
+        "P7-101",
+        "the last commit with a manifest that was not admitted",
+        "10 13",
+        on(AggregateCommit, first_input(manifest=FORGED), version=2),
+    ),
+    told(
+        "P7-102",
+        "an admitted update left out of the last commit",
+        "10 13",
+        on(AggregateCommit, lambda e: e.model_copy(update={"inputs": e.inputs[1:]}), version=2),
+    ),
+    told(
+        "P7-103",
+        "an update counted twice",
+        "10 13",
+        on(AggregateCommit, lambda e: e.model_copy(update={"inputs": (*e.inputs, e.inputs[0])}), version=2),
+    ),
     told("P7-104", "a receipt dropped", "9 10 13", on(ReceiptFile, lambda e: None, actor=ME, version=2, kind="train")),
     told("P7-105", "a verdict dropped", "10 13", on(UpdateAdmit, lambda e: None, site=ME, version=2)),
-    told("P7-106", "a ticket that was never issued", "9 10 13", on(TicketIssue, lambda e: None, site=ME, version=2, kind="train")),
+    told(
+        "P7-106",
+        "a ticket that was never issued",
+        "9 10 13",
+        on(TicketIssue, lambda e: None, site=ME, version=2, kind="train"),
+    ),
     told("P7-107", "the round never opened", "8 10 13", on(RoundOpen, lambda e: None, version=2)),
-    told("P7-108", "a commit on another model", "11 13", on(AggregateCommit, lambda e: e.model_copy(update={"parent": FORGED}), version=2)),
-    told("P7-109", "the release of another model than the last commit made", "11 13",
-         on(ModelRelease, lambda e: e.model_copy(update={"model": FORGED}))),
-    told("P7-110", "a site counted without the group's word", "12 13",
-         on(AggregateCommit, lambda e: e.model_copy(update={"decisions": e.decisions[:1]}), version=2)),
-    told("P7-111", "a removed member counted", "6 9 10 13",
-         on(RoundOpen, lambda e: (MemberRemove(federation=e.federation, actor=SERVER, time=e.time, identity=ME, reason="left"), e),
-            version=2)),
-    told("P7-112", "a member added with other keys than the charter's", "7", same,
-         lambda w: [MemberAdd(**now(w), identity=ME, roles=("site",), statement=FORGED)]),
-    Row("P7-113", "verifier", "server", "a member's keys rotated to keys that its previous key did not sign", "obligation 6",
-        rotated),
-    told("P7-114", "a second end of the run", "8 11", same,
-         lambda w: [RunEnd(**now(w), run="run-1", version=3, model=FORGED, outcome="completed", witnessed=True)]),
+    told(
+        "P7-108",
+        "a commit on another model",
+        "11 13",
+        on(AggregateCommit, lambda e: e.model_copy(update={"parent": FORGED}), version=2),
+    ),
+    told(
+        "P7-109",
+        "the release of another model than the last commit made",
+        "11 13",
+        on(ModelRelease, lambda e: e.model_copy(update={"model": FORGED})),
+    ),
+    told(
+        "P7-110",
+        "a site counted without the group's word",
+        "12 13",
+        on(AggregateCommit, lambda e: e.model_copy(update={"decisions": e.decisions[:1]}), version=2),
+    ),
+    told(
+        "P7-111",
+        "a removed member counted",
+        "6 9 10 13",
+        on(
+            RoundOpen,
+            lambda e: (MemberRemove(federation=e.federation, actor=SERVER, time=e.time, identity=ME, reason="left"), e),
+            version=2,
+        ),
+    ),
+    told(
+        "P7-112",
+        "a member added with other keys than the charter's",
+        "7",
+        same,
+        lambda w: [MemberAdd(**now(w), identity=ME, roles=("site",), statement=FORGED)],
+    ),
+    Row(
+        "P7-113",
+        "verifier",
+        "server",
+        "a member's keys rotated to keys that its previous key did not sign",
+        "obligation 6",
+        rotated,
+    ),
+    told(
+        "P7-114",
+        "a second end of the run",
+        "8 11",
+        same,
+        lambda w: [RunEnd(**now(w), run="run-1", version=3, model=FORGED, outcome="completed", witnessed=True)],
+    ),
 )

@@ -8,7 +8,6 @@ import sqlite3
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -132,7 +131,9 @@ def update_of(world: World, site: str = OTHER) -> tuple[Signed[Manifest], Ranged
     kept = [value for key, value in world.facts(site).items() if key.startswith("receipt/") and value["manifest"]]
     raw = kept[-1]["manifest"].encode()
     manifest = parse_document(Manifest, read(raw).payload)
-    source = DirectoryStore(world.store, clock=world.clock).open(f"runs/run-1/updates/{manifest.context.ticket}/payload")
+    source = DirectoryStore(world.store, clock=world.clock).open(
+        f"runs/run-1/updates/{manifest.context.ticket}/payload"
+    )
     schema = Schema.of(world.federation.first_parameters(CONFIG)).floats()
     return Signed(manifest, sha256(read(raw).payload), "", raw), source, schema
 
@@ -258,20 +259,72 @@ def _run_key_of_another(world: World) -> OpeningKey:
 
 
 SECRECY: tuple[Row, ...] = (
-    Row("P3-001", "everybody", "storage", "search every object of the store for plaintext", "nothing found", search("store")),
+    Row(
+        "P3-001",
+        "everybody",
+        "storage",
+        "search every object of the store for plaintext",
+        "nothing found",
+        search("store"),
+    ),
     Row("P3-002", "everybody", "network", "search all deliveries and answers for parameters", "nothing found", wire),
     Row("P3-003", "everybody", "thief", "search the server's disk for plaintext", "nothing found", search("server")),
-    Row("P3-004", "everybody", "thief", "search a site's spool and state for its update", "nothing found", search(ME, OTHER)),
-    Row("P3-005", "everybody", "log holder", "search the log for norms, coefficients and metrics", "nothing found", leaves),
-    Row("P3-006", "everybody", "site", "open another site's update with one's own key", "blob_recipient", opened_with(_site_key)),
-    Row("P3-007", "everybody", "thief", "open an update with the server's long-term key alone", "blob_recipient",
-        opened_with(_server_key)),
-    Row("P3-008", "everybody", "thief", "open an update with the key of another run", "blob_recipient",
-        opened_with(_run_key_of_another)),
-    Row("P3-009", "everybody", "member", "open a model that was made after one's removal", "blob_recipient", removed_reader),
-    Row("P3-010", "server", "thief", "the server's disk and long-term key, after the run's key was erased", "run", forgotten),
+    Row(
+        "P3-004",
+        "everybody",
+        "thief",
+        "search a site's spool and state for its update",
+        "nothing found",
+        search(ME, OTHER),
+    ),
+    Row(
+        "P3-005",
+        "everybody",
+        "log holder",
+        "search the log for norms, coefficients and metrics",
+        "nothing found",
+        leaves,
+    ),
+    Row(
+        "P3-006",
+        "everybody",
+        "site",
+        "open another site's update with one's own key",
+        "blob_recipient",
+        opened_with(_site_key),
+    ),
+    Row(
+        "P3-007",
+        "everybody",
+        "thief",
+        "open an update with the server's long-term key alone",
+        "blob_recipient",
+        opened_with(_server_key),
+    ),
+    Row(
+        "P3-008",
+        "everybody",
+        "thief",
+        "open an update with the key of another run",
+        "blob_recipient",
+        opened_with(_run_key_of_another),
+    ),
+    Row(
+        "P3-009",
+        "everybody",
+        "member",
+        "open a model that was made after one's removal",
+        "blob_recipient",
+        removed_reader,
+    ),
+    Row(
+        "P3-010",
+        "server",
+        "thief",
+        "the server's disk and long-term key, after the run's key was erased",
+        "run",
+        forgotten,
+    ),
     Row("P3-011", "everybody", "thief", "another account reads the state folders", "closed folder", readable_by_others),
     *(Row(id_, "everybody", "thief", attack, code, stolen(id_)) for id_, attack, code in grants()),
 )
-
-_ = Path

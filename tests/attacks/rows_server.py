@@ -168,7 +168,10 @@ def fork_between_sites() -> str:
 
         ended = world.finish(answers=answers)  # the true log, on which the others are
         assert ended.outcome == "completed"
-        assert (ended.model, ended.verdict(ME)) == (world.alone, "signature")  # cosigned for the fork: worth nothing here
+        assert (ended.model, ended.verdict(ME)) == (
+            world.alone,
+            "signature",
+        )  # cosigned for the fork: worth nothing here
         assert world.verify() == []
         return codes[-1]
 
@@ -188,9 +191,7 @@ def run_again(world: World) -> bytes:
     from counterseal.audit.events import peek_event
 
     start = next(
-        event
-        for leaf in world.json()["leaves"]
-        if isinstance(event := peek_event(leaf["leaf"].encode()), RunStart)
+        event for leaf in world.json()["leaves"] if isinstance(event := peek_event(leaf["leaf"].encode()), RunStart)
     )
     second = start.model_copy(update={"seal_key": base64.b64encode(key.public).decode()})
     return Forger(world, more=[second]).deliver(show=lambda event: event != start)
@@ -200,9 +201,7 @@ def both_starts(world: World) -> bytes:
     from counterseal.audit.events import peek_event
 
     start = next(
-        event
-        for leaf in world.json()["leaves"]
-        if isinstance(event := peek_event(leaf["leaf"].encode()), RunStart)
+        event for leaf in world.json()["leaves"] if isinstance(event := peek_event(leaf["leaf"].encode()), RunStart)
     )
     return Forger(world, more=[start.model_copy(update={"time": start.time + 1})]).deliver()
 
@@ -219,7 +218,7 @@ def first_start(**changes: Any) -> Callable[[World], bytes]:
 def my_ticket(world: World, version: int = 1) -> str:
     """Return the digest of site-a's answered ticket for ``version``."""
     return next(
-        value["digest"]
+        str(value["digest"])
         for key, value in world.facts().items()
         if key.startswith("open/") and value["version"] == version
     )
@@ -244,9 +243,7 @@ def inputs(edit: Callable[[Any], dict[str, Any]], site: str = ME) -> Callable[[W
     """Return an edit of one input of a commit."""
 
     def apply(world: World, commit: AggregateCommit) -> AggregateCommit:
-        changed = tuple(
-            one.model_copy(update=edit(one)) if one.site == site else one for one in commit.inputs
-        )
+        changed = tuple(one.model_copy(update=edit(one)) if one.site == site else one for one in commit.inputs)
         return commit.model_copy(update={"inputs": changed})
 
     return apply
@@ -283,7 +280,7 @@ def settled_by(*events: Callable[[World, str], Event], keep: tuple[str, ...] = (
     return apply
 
 
-def of_update(kind: type[Event], **values: Any) -> Callable[[World, str], Event]:
+def of_update(kind: Any, **values: Any) -> Callable[[World, str], Event]:
     return lambda world, mine: kind(**about(world), version=1, site=ME, ticket=mine, **values)
 
 
@@ -359,7 +356,13 @@ SERVER_ROWS: tuple[Row, ...] = (
     at_site("P2-032", "server", "a ticket for a run that was never started", "ticket_unlogged", minted(run="run-2")),
     at_site("P2-033", "server", "a ticket for work by a person (`approve`)", "ticket", granted(kind="approve", seq=9)),
     at_site("P2-034", "server", "a sequence number below the last one", "equivocation", minted(seq=1), halts=True),
-    at_site("P2-035", "server", "a ticket that names another model than its round", "ticket_unlogged", granted(parent=FORGED)),
+    at_site(
+        "P2-035",
+        "server",
+        "a ticket that names another model than its round",
+        "ticket_unlogged",
+        granted(parent=FORGED),
+    ),
     at_site(
         "P2-036",
         "server",
@@ -367,78 +370,265 @@ SERVER_ROWS: tuple[Row, ...] = (
         "ticket_unlogged",
         granted(work=Work(manifest=FORGED)),
     ),
-    at_site("P2-037", "server", "a ticket to train on a version that nobody made", "ticket_unlogged", minted(version=7)),
-    at_site("P2-038", "server", "another model as a version on which the site has worked", "equivocation",
-            minted(version=1, parent=FORGED), halts=True),
-    at_site("P2-039", "server", "to evaluate a model that no commit made", "ticket_unlogged",
-            granted(kind="evaluate", parent=FORGED)),
-    at_site("P2-040", "server", "the release of another model", "ticket_unlogged",
-            rewritten(ModelRelease, changed(model=FORGED)), at="receive-3"),
-    at_site("P2-041", "server", "a release that does not name this site", "ticket_unlogged",
-            rewritten(ModelRelease, changed(recipients=(OTHER,))), at="receive-3"),
-    at_site("P2-042", "server", "a run sealed with another suite than the charter's (downgrade)", "ticket_misaddressed",
-            first_start(suite="P384"), at="witness-0"),
-    at_site("P2-043", "server", "a run under another charter", "ticket_misaddressed",
-            first_start(charter=FORGED), at="witness-0"),
-    Row("P7-030", "site", "server", "two tickets with one sequence number, one after the other", "equivocation", second_ticket),
+    at_site(
+        "P2-037", "server", "a ticket to train on a version that nobody made", "ticket_unlogged", minted(version=7)
+    ),
+    at_site(
+        "P2-038",
+        "server",
+        "another model as a version on which the site has worked",
+        "equivocation",
+        minted(version=1, parent=FORGED),
+        halts=True,
+    ),
+    at_site(
+        "P2-039",
+        "server",
+        "to evaluate a model that no commit made",
+        "ticket_unlogged",
+        granted(kind="evaluate", parent=FORGED),
+    ),
+    at_site(
+        "P2-040",
+        "server",
+        "the release of another model",
+        "ticket_unlogged",
+        rewritten(ModelRelease, changed(model=FORGED)),
+        at="receive-3",
+    ),
+    at_site(
+        "P2-041",
+        "server",
+        "a release that does not name this site",
+        "ticket_unlogged",
+        rewritten(ModelRelease, changed(recipients=(OTHER,))),
+        at="receive-3",
+    ),
+    at_site(
+        "P2-042",
+        "server",
+        "a run sealed with another suite than the charter's (downgrade)",
+        "ticket_misaddressed",
+        first_start(suite="P384"),
+        at="witness-0",
+    ),
+    at_site(
+        "P2-043",
+        "server",
+        "a run under another charter",
+        "ticket_misaddressed",
+        first_start(charter=FORGED),
+        at="witness-0",
+    ),
+    Row(
+        "P7-030",
+        "site",
+        "server",
+        "two tickets with one sequence number, one after the other",
+        "equivocation",
+        second_ticket,
+    ),
     at_site("P7-031", "server", "a signed ticket that is not in the log", "ticket_unlogged", unlogged),
-    at_site("P7-032", "server", "a ticket that the log describes otherwise", "ticket_unlogged",
-            rewritten(TicketIssue, changed(seq=99), site=ME, version=2)),
-    at_site("P7-033", "server", "a round that does not name this site", "ticket_unlogged",
-            rewritten(RoundOpen, changed(participants=(OTHER,)), version=2)),
-    at_site("P7-034", "server", "a round on another model", "ticket_unlogged",
-            rewritten(RoundOpen, changed(parent=FORGED), version=2)),
-    at_site("P7-035", "server", "a commit that makes another model than the ticket's", "ticket_unlogged",
-            rewritten(AggregateCommit, changed(output=FORGED), version=1)),
+    at_site(
+        "P7-032",
+        "server",
+        "a ticket that the log describes otherwise",
+        "ticket_unlogged",
+        rewritten(TicketIssue, changed(seq=99), site=ME, version=2),
+    ),
+    at_site(
+        "P7-033",
+        "server",
+        "a round that does not name this site",
+        "ticket_unlogged",
+        rewritten(RoundOpen, changed(participants=(OTHER,)), version=2),
+    ),
+    at_site(
+        "P7-034",
+        "server",
+        "a round on another model",
+        "ticket_unlogged",
+        rewritten(RoundOpen, changed(parent=FORGED), version=2),
+    ),
+    at_site(
+        "P7-035",
+        "server",
+        "a commit that makes another model than the ticket's",
+        "ticket_unlogged",
+        rewritten(AggregateCommit, changed(output=FORGED), version=1),
+    ),
     at_site("P7-036", "server", "two commits of one version", "equivocation", forked_commit, halts=True),
-    at_site("P7-037", "server", "a commit on another model than the one before made", "equivocation", broken_chain,
-            halts=True),
-    at_site("P7-038", "server", "a second start of the run, with another key to seal to", "equivocation", run_again,
-            halts=True),
+    at_site(
+        "P7-037",
+        "server",
+        "a commit on another model than the one before made",
+        "equivocation",
+        broken_chain,
+        halts=True,
+    ),
+    at_site(
+        "P7-038",
+        "server",
+        "a second start of the run, with another key to seal to",
+        "equivocation",
+        run_again,
+        halts=True,
+    ),
     at_site("P7-039", "server", "two starts of the run shown together", "equivocation", both_starts, halts=True),
-    at_site("P7-040", "server", "the log rewritten before what the site saw", "checkpoint_inconsistent",
-            lambda world: canonical(json.loads(Forger(world, when(RunStart, changed(time=1)), seen=0).deliver())
-                                    | {"consistency": world.json()["consistency"]})),
+    at_site(
+        "P7-040",
+        "server",
+        "the log rewritten before what the site saw",
+        "checkpoint_inconsistent",
+        lambda world: canonical(
+            json.loads(Forger(world, when(RunStart, changed(time=1)), seen=0).deliver())
+            | {"consistency": world.json()["consistency"]}
+        ),
+    ),
     Row("P7-041", "site", "server", "two logs of one size shown to one site", "log_fork", fork_at_one_site),
-    Row("P7-042", "site", "server", "two logs shown to two sites: the one that saw the fork never follows the true log",
-        "checkpoint_inconsistent", fork_between_sites),
-    at_site("P7-043", "server", "the site's receipt dropped from the log", "unsettled",
-            on_mine(ReceiptFile, lambda world, event: None)),
-    at_site("P7-044", "server", "the site's receipt rewritten and signed by the server", "unknown_key",
-            on_mine(ReceiptFile, other_receipt)),
-    at_site("P7-045", "server", "the verdict on the site's update dropped", "unsettled",
-            on_mine(UpdateAdmit, lambda world, event: None)),
-    at_site("P7-046", "server", "another update admitted in place of the site's", "equivocation",
-            on_mine(UpdateAdmit, lambda world, event: event.model_copy(update={"manifest": FORGED})), halts=True),
-    at_site("P7-047", "server", "the admitted update left out of the commit", "equivocation", in_commit(dropped),
-            halts=True),
-    at_site("P7-048", "server", "the update counted under another site's name", "equivocation",
-            in_commit(inputs(lambda one: {"site": OTHER})), halts=True),
-    at_site("P7-049", "server", "another manifest counted for the site's ticket", "equivocation",
-            in_commit(inputs(lambda one: {"manifest": FORGED})), halts=True),
-    at_site("P7-050", "server", "another weight than the charter's for this site", "equivocation",
-            in_commit(inputs(lambda one: {"weight": one.weight * 2})), halts=True),
-    at_site("P7-051", "server", "another weight than the charter's for another site", "equivocation",
-            in_commit(inputs(lambda one: {"weight": one.weight * 2}, OTHER)), halts=True),
-    at_site("P7-052", "server", "another rule than the run was started with", "equivocation",
-            in_commit(lambda world, event: event.model_copy(update={"rule": "fedavg", "parameters": {}})), halts=True),
-    at_site("P7-053", "server", "other parameters of the rule", "equivocation",
-            in_commit(lambda world, event: event.model_copy(update={"parameters": {"clip_norm": 1.0}})), halts=True),
+    Row(
+        "P7-042",
+        "site",
+        "server",
+        "two logs shown to two sites: the one that saw the fork never follows the true log",
+        "checkpoint_inconsistent",
+        fork_between_sites,
+    ),
+    at_site(
+        "P7-043",
+        "server",
+        "the site's receipt dropped from the log",
+        "unsettled",
+        on_mine(ReceiptFile, lambda world, event: None),
+    ),
+    at_site(
+        "P7-044",
+        "server",
+        "the site's receipt rewritten and signed by the server",
+        "unknown_key",
+        on_mine(ReceiptFile, other_receipt),
+    ),
+    at_site(
+        "P7-045",
+        "server",
+        "the verdict on the site's update dropped",
+        "unsettled",
+        on_mine(UpdateAdmit, lambda world, event: None),
+    ),
+    at_site(
+        "P7-046",
+        "server",
+        "another update admitted in place of the site's",
+        "equivocation",
+        on_mine(UpdateAdmit, lambda world, event: event.model_copy(update={"manifest": FORGED})),
+        halts=True,
+    ),
+    at_site(
+        "P7-047", "server", "the admitted update left out of the commit", "equivocation", in_commit(dropped), halts=True
+    ),
+    at_site(
+        "P7-048",
+        "server",
+        "the update counted under another site's name",
+        "equivocation",
+        in_commit(inputs(lambda one: {"site": OTHER})),
+        halts=True,
+    ),
+    at_site(
+        "P7-049",
+        "server",
+        "another manifest counted for the site's ticket",
+        "equivocation",
+        in_commit(inputs(lambda one: {"manifest": FORGED})),
+        halts=True,
+    ),
+    at_site(
+        "P7-050",
+        "server",
+        "another weight than the charter's for this site",
+        "equivocation",
+        in_commit(inputs(lambda one: {"weight": one.weight * 2})),
+        halts=True,
+    ),
+    at_site(
+        "P7-051",
+        "server",
+        "another weight than the charter's for another site",
+        "equivocation",
+        in_commit(inputs(lambda one: {"weight": one.weight * 2}, OTHER)),
+        halts=True,
+    ),
+    at_site(
+        "P7-052",
+        "server",
+        "another rule than the run was started with",
+        "equivocation",
+        in_commit(lambda world, event: event.model_copy(update={"rule": "fedavg", "parameters": {}})),
+        halts=True,
+    ),
+    at_site(
+        "P7-053",
+        "server",
+        "other parameters of the rule",
+        "equivocation",
+        in_commit(lambda world, event: event.model_copy(update={"parameters": {"clip_norm": 1.0}})),
+        halts=True,
+    ),
     at_site("P7-054", "server", "a smaller coefficient, committed and opened", "equivocation", misweighed, halts=True),
-    at_site("P7-055", "server", "the update rejected, and counted all the same", "equivocation",
-            settled_by(of_update(UpdateReject, receipt=None, reasons=("norm_bound",)), keep=("receipt.file",)), halts=True),
-    at_site("P7-056", "server", "the ticket expired, and its update counted all the same", "equivocation",
-            settled_by(of_update(TicketExpire, reason="not_answered")), halts=True),
-    at_site("P7-057", "server", "the update unused, and counted all the same", "equivocation",
-            settled_by(of_update(UpdateUnused, reason="round_aborted"), keep=("receipt.file", "update.admit")), halts=True),
-    at_site("P7-058", "server", "the abort of another try shown in place of the commit", "unsettled",
-            uncommitted(abort(attempt=1))),
-    at_site("P7-059", "server", "the abort of another run shown in place of the commit", "unsettled",
-            uncommitted(abort(run="run-0"))),
-    at_site("P7-060", "server", "a member added under this site's name with keys that it did not make", "equivocation",
-            lambda world: foreign_statement(world, MemberAdd), halts=True),
-    at_site("P7-061", "server", "this site's keys rotated to keys that it did not make", "equivocation",
-            lambda world: foreign_statement(world, KeyRotate), halts=True),
+    at_site(
+        "P7-055",
+        "server",
+        "the update rejected, and counted all the same",
+        "equivocation",
+        settled_by(of_update(UpdateReject, receipt=None, reasons=("norm_bound",)), keep=("receipt.file",)),
+        halts=True,
+    ),
+    at_site(
+        "P7-056",
+        "server",
+        "the ticket expired, and its update counted all the same",
+        "equivocation",
+        settled_by(of_update(TicketExpire, reason="not_answered")),
+        halts=True,
+    ),
+    at_site(
+        "P7-057",
+        "server",
+        "the update unused, and counted all the same",
+        "equivocation",
+        settled_by(of_update(UpdateUnused, reason="round_aborted"), keep=("receipt.file", "update.admit")),
+        halts=True,
+    ),
+    at_site(
+        "P7-058",
+        "server",
+        "the abort of another try shown in place of the commit",
+        "unsettled",
+        uncommitted(abort(attempt=1)),
+    ),
+    at_site(
+        "P7-059",
+        "server",
+        "the abort of another run shown in place of the commit",
+        "unsettled",
+        uncommitted(abort(run="run-0")),
+    ),
+    at_site(
+        "P7-060",
+        "server",
+        "a member added under this site's name with keys that it did not make",
+        "equivocation",
+        lambda world: foreign_statement(world, MemberAdd),
+        halts=True,
+    ),
+    at_site(
+        "P7-061",
+        "server",
+        "this site's keys rotated to keys that it did not make",
+        "equivocation",
+        lambda world: foreign_statement(world, KeyRotate),
+        halts=True,
+    ),
     at_site("P7-062", "server", "the round opened by a colluding site", "signature", as_site(RoundOpen)),
     at_site("P7-063", "server", "the ticket issued by a colluding site", "signature", as_site(TicketIssue)),
 )

@@ -44,7 +44,66 @@ class Row:
         return self.id.partition("-")[0]
 
 
-NOT_COVERED: tuple[tuple[str, str], ...] = ()
+NOT_COVERED: tuple[tuple[str, str], ...] = (
+    (
+        "A server that refuses a site's update by saying so",
+        "It may log that a ticket expired or that an update was rejected, and the site cannot force it to count. The leaf is "
+        "there for everybody, and a commit that counts the update all the same is caught (P7-055 to P7-057).",
+    ),
+    (
+        "A fork shown to a site that nobody else ever speaks to",
+        "One site alone believes the first log that it sees (P7-042 begins with that). It is caught when the site meets the true "
+        "log again, by a quorum that overlaps in an honest site, or by an outside witness.",
+    ),
+    (
+        "Leaves that a site is not shown",
+        "A site reads the leaves of its own deliveries. A leaf that names it with foreign keys is caught by the site only if it "
+        "is in one of them (P7-060); `counterseal audit verify` over the whole log catches it always (P7-112, P7-113).",
+    ),
+    (
+        "False arithmetic",
+        "Who holds the inputs can replay a commit; this table does not. The site checks its own coefficient only.",
+    ),
+    (
+        "To whom a server gives the model",
+        "The recipients of a sealed model are in its manifest and the release names them, but a server that opens the model "
+        "can pass it on.",
+    ),
+    (
+        "Metrics and coefficients on the wire",
+        "A site's metrics, and each site's own coefficient, travel in answers and deliveries in clear: transport and store can "
+        "read them (without a privacy policy). Parameters never are (P3-001, P3-002).",
+    ),
+    (
+        "A store that destroys",
+        "Whoever runs the store can delete, or spoil an update after its admission: the run then stops with an error and goes on "
+        "when the object is back (P2-129). In a shared directory every site can do that; grants of S3 let a site put each of "
+        "its own objects once.",
+    ),
+    (
+        "A transport that drops or garbles",
+        "It can keep any site out of any round; the log says so (`ticket.expire`).",
+    ),
+    (
+        "Restored backups of state",
+        "A site or server whose folder is put back to an older day forgets what it signed. A site then refuses the log as "
+        "soon as its places clash; a server may start a run a second time, which halts its sites (P7-038).",
+    ),
+    (
+        "Blocks that a disk keeps",
+        "Erasing the run's key leaves no copy in any file (P3-010); what a file system or a flash disk keeps of overwritten "
+        "blocks is not in our hands. Nor is memory of a running process.",
+    ),
+    (
+        "Colluding sites within the honest spread",
+        "Screening refuses what is malformed, over the bound, or a copy; poisoning that looks honest is not seen here.",
+    ),
+    (
+        "Globus and S3 themselves",
+        "These rows run on the roster file and the directory store; the S3 grants have their own tests on a real server.",
+    ),
+)
+"""What this table does not show: the matter, and why or who."""
 
 
 def markdown(rows: Iterable[Row]) -> str:
@@ -60,9 +119,9 @@ def markdown(rows: Iterable[Row]) -> str:
         "still verify. This page is printed from the tests (`python -m counterseal.tests.attacks.table`) and compared with them.",
         "",
         "*By*: **network** changes what the transport carries, **storage** what the store holds, **server** and **site** hold",
-        "their real keys and lie, **member** is a party that the group does not name active, **thief** has stolen a disk, a grant",
-        "or a key, **peer** sends anything at all, **log holder** edits a copy of the log. *Code* is the error's `code`: in a fault,",
-        "a receipt, a leaf of the log, or for a verifier the obligation that fails (`counterseal audit verify`).",
+        "their real keys and lie, **member** is a party that the group does not name active, **thief** has stolen a disk, a",
+        "grant or a key, **peer** sends anything at all, **log holder** edits a copy of the log. *Code* is the error's `code`:",
+        "in a fault, a receipt, a leaf of the log, or for a verifier the obligation that fails (`counterseal audit verify`).",
     ]
     for promise, text in PROMISES.items():
         lines += ["", f"## {promise}. {text}", "", "| id | by | at | attack | code |", "|---|---|---|---|---|"]

@@ -2,8 +2,8 @@
 
 Four sites have made two versions together. `World` is a copy of all folders taken at the moment at which the server hands
 site-a its ticket for the third (or, as ``receive``, for the finished model): nobody has acted on it yet. An attack changes
-something, somebody meets it, and `World.finish` lets the same server go on from its journal with the same sites, so that a row can
-say what the attack did to the end of the run.
+something, somebody meets it, and `World.finish` lets the same server go on from its journal with the same sites, so that a row
+can say what the attack did to the end of the run.
 
 Time is virtual: it passes only when somebody waits, so a deadline costs nothing.
 """
@@ -86,7 +86,7 @@ class Ended:
             return "counted"
         for event in self.log:
             if isinstance(event, UpdateReject) and (event.site, event.version) == (site, 2):
-                return event.reasons[0]
+                return str(event.reasons[0])
         assert any(isinstance(event, TicketExpire) and (event.site, event.version) == (site, 2) for event in self.log)
         return self.done[site].reasons[0]
 
@@ -190,7 +190,7 @@ class _Template:
 
 @cache
 def _room() -> TemporaryDirectory[str]:
-    shared = Path("/dev/shm")  # noqa: S108 - a memory disk where there is one
+    shared = Path("/dev/shm")
     return TemporaryDirectory(prefix="attacks-", dir=shared if shared.is_dir() else None)
 
 
