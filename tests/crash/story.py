@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from counterseal.runtime.config import EvaluationConfig, ModelConfig, RunConfig
 from counterseal.runtime.server.run import RunResult
 from counterseal.runtime.site.site import Site
 from counterseal.runtime.training.registry import build_trainer
-from counterseal.runtime.training.seam import SiteData, Trainer
+from counterseal.runtime.training.seam import Array, SiteData, Trainer, TrainingResult
 from counterseal.runtime.transports.local import LocalTransport
 from counterseal.tests.federation import SERVER, DirectTransport, Federation, data_of, run_config
 
@@ -34,6 +35,8 @@ class Setting:
     sites: int = 3
     rounds: int = 2
     commit_before_upload: bool = False
+    seconds: float = 0.0
+    """How long a site trains at least."""
     large: bool = False
     """A model whose sealed blobs are put in several parts."""
 
@@ -59,6 +62,7 @@ SETTINGS = {
         Setting("two-steps", commit_before_upload=True),
         Setting("four-sites", sites=4, rounds=1),
         Setting("four-sites-two-steps", sites=4, rounds=1, commit_before_upload=True),
+        Setting("busy", rounds=1, seconds=1.0),
         Setting("multipart", rounds=1, large=True),
         Setting("multipart-two-steps", rounds=1, large=True, commit_before_upload=True),
     )
@@ -108,14 +112,34 @@ def large_data(site: str, inputs: int) -> SiteData:
     return data_of(site, examples=4, inputs=inputs)
 
 
+@dataclass(frozen=True)
+class Slow:
+    """A trainer that takes its time."""
+
+    trainer: Trainer
+    seconds: float
+
+    @property
+    def device(self) -> str:
+        return self.trainer.device
+
+    def initial_parameters(self, seed: int) -> dict[str, Array]:
+        return self.trainer.initial_parameters(seed)
+
+    def train(self, parameters: Mapping[str, Array], *, seed: int, round_number: int) -> TrainingResult:
+        time.sleep(self.seconds)
+        return self.trainer.train(parameters, seed=seed, round_number=round_number)
+
+    def evaluate(self, parameters: Mapping[str, Array], split: Literal["train", "test"] = "test") -> dict[str, float]:
+        return self.trainer.evaluate(parameters, split)
+
+
 def open_site(federation: Federation, setting: Setting, name: str, watch: Watch) -> Site:
     """Open the site ``name``; a large model is trained on few examples."""
-    if not setting.large:
-        return federation.site(name, probe=probe_of(watch, name))
-    data = large_data(name, setting.inputs)
 
     def trainer(config: RunConfig) -> Trainer:
-        return build_trainer(config, site=name, data=data)
+        data = large_data(name, setting.inputs) if setting.large else data_of(name)
+        return Slow(build_trainer(config, site=name, data=data), setting.seconds)
 
     return federation.site(name, probe=probe_of(watch, name), trainers=trainer)
 
