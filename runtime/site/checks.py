@@ -198,18 +198,33 @@ def _run(leaves: _Leaves, order: Ticket, standing: Standing) -> tuple[int, RunSt
 
 def _ticket(leaves: _Leaves, ticket: Signed[Ticket]) -> RoundOpen | None:
     order = ticket.document
-    _, issue = leaves.one(TicketIssue, "that this ticket was issued", ticket=ticket.digest)
+    issued, issue = leaves.one(TicketIssue, "that this ticket was issued", ticket=ticket.digest)
     expected = (order.run, order.version, order.site, order.seq, order.kind, order.not_after)
     if (issue.run, issue.version, issue.site, issue.seq, issue.kind, issue.not_after) != expected:
         raise UnloggedTicketError("the log describes this ticket differently", where=f"ticket {ticket.digest[:16]}")
     if order.kind != "train":
         return None
-    _, opened = leaves.one(RoundOpen, "that the round is open", run=order.run, version=order.version)
+    opened = _round(leaves, order, issued)
     if opened.parent != order.parent or opened.manifest != order.work.manifest:
         raise UnloggedTicketError("the ticket's model is not the one of its round", where="round.open")
     if order.site not in opened.participants:
         raise UnloggedTicketError("the round does not name this site as a participant", where="round.open")
     return opened
+
+
+def _round(leaves: _Leaves, order: Ticket, issued: int) -> RoundOpen:
+    """Return the round that was open when the ticket was issued: an aborted attempt before it is history, not equivocation."""
+    rounds = {
+        index: event
+        for index, event in ((index, leaf.document) for index, leaf in leaves.signed.items())
+        if isinstance(event, RoundOpen) and (event.run, event.version) == (order.run, order.version) and index < issued
+    }
+    if not rounds:
+        raise UnloggedTicketError("the delivery does not prove that the round is open", where="delivery leaves")
+    attempts = [event.attempt for event in rounds.values()]
+    if len(set(attempts)) != len(attempts):
+        raise EquivocationError("the log opens one attempt at a round more than once", where="delivery leaves")
+    return rounds[max(rounds)]
 
 
 def _chain(leaves: _Leaves, run_index: int, run: RunStart) -> dict[int, int]:

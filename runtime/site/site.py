@@ -10,7 +10,8 @@ The order of an answer, and why a crash between any two steps is harmless:
     ticket is taken; then the new checkpoint is remembered: before its cosignature can leave;
  4. the server is an active member of the group, by this site's own authority; if that cannot be asked, nothing is decided;
  5. the ticket is accepted (journal), earlier ones are settled;
- 6. the work (`work`): a crash here loses the sealing root, so the work is done again and nothing had left;
+ 6. the work (`work`): a crash here loses the sealing root, so the work is done again and nothing had left; a grant that does not
+    open the model decides nothing either;
  7. the receipt is signed and recorded together with the fate that is still open; from here on the answer never changes;
  8. upload, the answer object in the store, the answer.
 
@@ -44,7 +45,7 @@ from ...trust.tickets import Ticket, open_ticket
 from ..config import RunConfig
 from ..delivery import ANSWER_BYTES, DELIVERY_LIMIT, Answer, Delivery, Fault, Opening
 from ..environment import environment_digest
-from ..errors import ConsistencyNeededError, GroupUnavailableError, ObjectExistsError, SiteHaltedError
+from ..errors import ConsistencyNeededError, GrantError, GroupUnavailableError, ObjectExistsError, SiteHaltedError
 from ..parties import Parties
 from ..stores.seam import GrantClient
 from ..training.seam import Trainer
@@ -232,8 +233,8 @@ class Site:
         except NotAuthorizedError as error:
             return Done(), "refused", error.code
         except CountersealError as error:
-            if getattr(error, "retryable", False):
-                raise  # nothing was decided: the server may deliver again
+            if getattr(error, "retryable", False) or isinstance(error, GrantError):
+                raise  # nothing was decided: the store may answer later, and the next delivery brings other grants
             _log.warning("could not do ticket %s: %s", digest[:16], error)
             return Done(), "failed", error.code
         self._state.journal.put(f"work/{digest}", _as_json(done))

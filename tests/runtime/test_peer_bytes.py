@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from counterseal.audit.events import ReceiptFile, RoundOpen, peek_event
 from counterseal.runtime.demo.idx import read_idx
 from counterseal.runtime.errors import ConfigError, TransportError
+from counterseal.runtime.server.server import Server
 from counterseal.runtime.training.seam import Array, Trainer, TrainingResult
 from counterseal.runtime.transports.frames import read_frame
 from counterseal.trust.errors import WeakKeyError
@@ -110,3 +112,65 @@ def test_a_promise_of_a_gigabyte_takes_no_memory(tmp_path: Path) -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
         tracemalloc.stop()
+
+
+_ME = "site-a@fed.example"
+
+
+def test_an_aborted_attempt_in_the_delivery_stops_no_site(tmp_path: Path) -> None:
+    """Whoever carries deliveries can add any leaf that is truly in the log; at a second round.open the site stopped."""
+    federation = Federation.make(tmp_path / "fed", 3)
+    sites = {name: federation.site(name) for name in federation.sites}
+    held: list[Server] = []
+    merged: list[int] = []
+
+    def meddle(site: str, delivery: bytes) -> bytes | None:
+        value = json.loads(delivery)
+        opened = [one for leaf in value["leaves"] if isinstance(one := peek_event(leaf["leaf"].encode()), RoundOpen)]
+        if [one.attempt for one in opened] == [0]:
+            return None  # the first attempt is lost on the way, and aborted
+        if opened and site == _ME:
+            log, size = held[0].log, int(value["checkpoint"].split("\n")[1])
+            first = next(i for i in range(size) if isinstance(peek_event(log.entry(i)), RoundOpen))
+            proof = [one.hex() for one in log.inclusion(first, size)]
+            value["leaves"].append({"index": first, "leaf": log.entry(first).decode(), "proof": proof})
+            merged.append(first)
+        return json.dumps(value).encode()
+
+    config = run_config(rounds=1, round_seconds=2, retries=2)
+    with federation.server(DirectTransport(sites, meddle=meddle)) as server:
+        held.append(server)
+        result = server.run(config, federation.first_parameters(config))
+    stopped = sites[_ME]._state.halted
+    for site in sites.values():
+        site.close()
+    assert merged
+    assert stopped is None
+    assert (result.outcome, result.cosigners) == ("completed", federation.sites)
+
+
+@pytest.mark.parametrize("field", ["expires", "store"])
+@pytest.mark.parametrize("name", ["manifest", "payload"])
+def test_a_grant_that_does_not_open_decides_nothing(name: str, field: str, tmp_path: Path) -> None:
+    """An expired or mangled grant once became a receipt that said `failed` for good; the next delivery has another."""
+    federation = Federation.make(tmp_path / "fed", 3)
+    sites = {one: federation.site(one) for one in federation.sites}
+    mangled: list[str] = []
+
+    def meddle(site: str, delivery: bytes) -> bytes:
+        value = json.loads(delivery)
+        if site == _ME and value["grants"][name] and not mangled:
+            mangled.append(value["ticket"])
+            value["grants"][name][field] = {"expires": 0, "store": "s3"}[field]
+        return json.dumps(value).encode()
+
+    config = run_config(rounds=1)
+    with federation.server(DirectTransport(sites, meddle=meddle)) as server:
+        result = server.run(config, federation.first_parameters(config))
+        receipts = [
+            one for i in range(server.log.size) if isinstance(one := peek_event(server.log.entry(i)), ReceiptFile)
+        ]
+    for site in sites.values():
+        site.close()
+    assert mangled and result.outcome == "completed"
+    assert {(one.actor, one.outcome) for one in receipts} == {(one, "done") for one in federation.sites}
