@@ -49,7 +49,7 @@ def fuzz(name: str, seconds: int) -> Outcome:
     """Run one target; keep its crash, if there is one."""
     with tempfile.TemporaryDirectory(prefix="counterseal-fuzz-") as temporary:
         folder = Path(temporary)
-        command = [sys.executable, "-m", "counterseal.tests.fuzz.one", name, str(seconds), str(folder)]
+        command = [sys.executable, "-u", "-m", "counterseal.tests.fuzz.one", name, str(seconds), str(folder)]
         begin = time.monotonic()
         try:
             done = subprocess.run(command, capture_output=True, timeout=seconds + _START)
