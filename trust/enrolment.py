@@ -139,6 +139,9 @@ def _info(federation: str, key_id: str) -> bytes:
 
 def _decode(text: str) -> bytes:
     try:
-        return base64.b64decode(text.encode("ascii"), validate=True)
+        data = base64.b64decode(text.encode("ascii"), validate=True)
     except (binascii.Error, UnicodeEncodeError):
         raise MalformedError("not strict base64", where="sealed enrolment") from None
+    if base64.b64encode(data).decode() != text:
+        raise MalformedError("base64 with stray trailing bits", where="sealed enrolment")
+    return data
