@@ -14,15 +14,17 @@ import numpy as np
 
 from counterseal.runtime.config import RunConfig, ServerConfig, SiteConfig
 from counterseal.runtime.config.document import read_model
-from counterseal.runtime.delivery import DELIVERY_LIMIT, Answer, Delivery
+from counterseal.runtime.delivery import DELIVERY_LIMIT, Answer, Delivery, Opening
 from counterseal.runtime.demo.idx import read_idx
 from counterseal.runtime.founding_draft import Request
+from counterseal.runtime.sealed_json import open_sealed, seal_opening
 from counterseal.runtime.stores.grants import Grant
 from counterseal.runtime.stores.s3_client import admitted
 from counterseal.runtime.stores.s3_place import S3Place
 from counterseal.runtime.transports.frames import read_frame, write_frame
 from counterseal.trust.canonical import parse
 from counterseal.trust.documents import Model
+from counterseal.trust.keys.sealing import OpeningKey
 
 from .target import Target, require, same_model, taken
 from .world import folder, vectors, world
@@ -74,6 +76,28 @@ def _answer(data: bytes) -> None:
     found = taken(lambda: Answer.from_json(parse(data, limit=DELIVERY_LIMIT)))
     if found is not None:
         same_model(found)
+
+
+@cache
+def _sealer() -> OpeningKey:
+    return OpeningKey.generate("P384")
+
+
+_SECRET = Opening(value={"loss": 1.5}, salt="0" * 64)
+
+
+def _sealed(data: bytes) -> None:
+    text = data.decode("utf-8", "replace")
+    found = taken(lambda: open_sealed(text, _sealer(), purpose="metrics", federation="lung", ticket="0" * 64))
+    require(found is None or found == _SECRET, "a changed message opens")
+
+
+@cache
+def _sealed_seeds() -> list[bytes]:
+    place = {"federation": "lung", "ticket": "0" * 64}
+    metrics = seal_opening(_SECRET, _sealer().public, purpose="metrics", **place)
+    other = seal_opening(_SECRET, _sealer().public, purpose="coefficient", **place)
+    return [metrics.encode(), other.encode()]
 
 
 def _frame(data: bytes) -> None:
@@ -183,6 +207,7 @@ TARGETS = (
     Target("grant", ("runtime/stores/grants.py", "runtime/stores/s3_client.py"), _grant_seeds, _grant, as_json=True),
     Target("delivery", ("runtime/delivery.py",), lambda: list(world().deliveries), _delivery, as_json=True),
     Target("answer", ("runtime/delivery.py",), lambda: list(world().answers), _answer, as_json=True),
+    Target("sealed-opening", ("runtime/sealed_json.py",), _sealed_seeds, _sealed),
     Target(
         "frames",
         ("runtime/transports/frames.py", "runtime/transports/local.py"),
