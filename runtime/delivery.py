@@ -15,7 +15,18 @@ from ..trust.documents import Model
 from ..trust.identifiers import Digest
 from .stores.grants import Grant
 
-__all__ = ["ANSWER_BYTES", "Answer", "Delivery", "Fault", "Grants", "LeafProof", "Opening", "Settled", "Witnessed"]
+__all__ = [
+    "ANSWER_BYTES",
+    "Answer",
+    "Delivery",
+    "Fault",
+    "Grants",
+    "LeafProof",
+    "Opening",
+    "SealedText",
+    "Settled",
+    "Witnessed",
+]
 
 ANSWER_BYTES = 1 << 15
 """Length of the answer object in the store: a grant binds exact lengths, so answers are padded to one."""
@@ -25,6 +36,7 @@ DELIVERY_LIMIT = 6_000_000
 
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Size = Annotated[int, Field(ge=0, le=2**53 - 1)]
+SealedText = Annotated[str, StringConstraints(max_length=1 << 17, pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
 Code = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 
 
@@ -56,7 +68,8 @@ class Settled(Model):
     ticket: Digest
     leaves: tuple[Size, ...]
     """Indices, among the delivery's leaves, of receipt.file, verdict, and commit or abort; or of ticket.expire."""
-    coefficient: Opening | None = None
+    coefficient: SealedText | None = None
+    """The opening of this site's coefficient, sealed to the site (`sealed_json`)."""
 
 
 class Grants(Model):
@@ -96,7 +109,8 @@ class Answer(Model):
     ticket: Digest | None
     receipt: str | None = None
     manifest: str | None = None
-    metrics: Opening | None = None
+    metrics: SealedText | None = None
+    """The opening of the receipt's metrics, sealed to the run's key (`sealed_json`)."""
     etags: tuple[Annotated[str, StringConstraints(max_length=200)], ...] = ()
     uploaded: bool = False
     fault: Fault | None = None

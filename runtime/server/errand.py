@@ -169,7 +169,7 @@ class Errands:
     def _take(self, arrival: Arrival, desk: _Desk) -> None:
         ticket = desk.waiting.get(arrival.ticket)
         if ticket is None or ticket.order.site != arrival.site:
-            file_late(self._office, self._run, self._counter, arrival)
+            file_late(self._office, self._file, self._counter, arrival)
             return
         digest = arrival.ticket
         if arrival.answer is None:
@@ -190,7 +190,7 @@ class Errands:
         self._refused(ticket, answer, desk)
 
     def _file_answer(self, ticket: Issued, answer: Answer, desk: _Desk) -> None:
-        desk.filed[ticket.order.site] = file_receipt(self._office, self._run, ticket, answer)
+        desk.filed[ticket.order.site] = file_receipt(self._office, self._file, ticket, answer)
         desk.waiting.pop(ticket.digest)
 
     def _refused(self, ticket: Issued, answer: Answer, desk: _Desk) -> None:

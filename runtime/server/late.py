@@ -12,7 +12,7 @@ import logging
 from ...audit.events import UpdateLate
 from ...errors import CountersealError
 from ..transports.seam import Arrival
-from .office import Office
+from .office import Office, RunFile
 from .receipts import file_receipt, read_answer
 from .tickets import Counter
 
@@ -21,7 +21,7 @@ __all__ = ["file_late"]
 _log = logging.getLogger(__name__)
 
 
-def file_late(office: Office, run: str, counter: Counter, arrival: Arrival) -> None:
+def file_late(office: Office, file: RunFile, counter: Counter, arrival: Arrival) -> None:
     """Log what ``arrival`` brings for a ticket of this run that nobody waits for any more; anything else is ignored."""
     ticket = counter.find(arrival.ticket)
     if ticket is None or ticket.order.site != arrival.site or arrival.answer is None:
@@ -33,7 +33,7 @@ def file_late(office: Office, run: str, counter: Counter, arrival: Arrival) -> N
         answer = read_answer(arrival.answer)
         if answer.fault is not None:
             return
-        filed = file_receipt(office, run, ticket, answer)
+        filed = file_receipt(office, file, ticket, answer)
     except CountersealError as error:
         _log.warning("a late answer of %s does not count: %s", arrival.site, error)
         return
@@ -41,7 +41,7 @@ def file_late(office: Office, run: str, counter: Counter, arrival: Arrival) -> N
         office.notary.record(
             f"late/{ticket.digest}",
             lambda: UpdateLate(
-                **office.about(run),
+                **office.about(file.start.run),
                 version=ticket.order.version,
                 site=ticket.order.site,
                 ticket=ticket.digest,

@@ -22,7 +22,8 @@ from ...trust.keys.signing import VerifyingKey
 from ..delivery import ANSWER_BYTES, DELIVERY_LIMIT, Answer
 from ..errors import ObjectMissingError, StoreError
 from ..places import answer_key
-from .office import Office
+from ..sealed_json import open_sealed
+from .office import Office, RunFile
 from .tickets import Issued
 
 __all__ = ["Filed", "file_receipt", "read_answer", "stored_answer"]
@@ -70,7 +71,7 @@ def stored_answer(office: Office, run: str, digest: str) -> bytes | None:
         return None
 
 
-def file_receipt(office: Office, run: str, ticket: Issued, answer: Answer) -> Filed:
+def file_receipt(office: Office, file: RunFile, ticket: Issued, answer: Answer) -> Filed:
     """Verify the receipt in ``answer`` and log it, once.
 
     Raises:
@@ -81,8 +82,10 @@ def file_receipt(office: Office, run: str, ticket: Issued, answer: Answer) -> Fi
     raw = answer.receipt.encode()
     signed = _open(office, ticket, raw)
     receipt = signed.document
+    run = file.start.run
     _require_about(receipt, run, ticket)
-    _require_openings(receipt, answer)
+    _require_manifest(receipt, answer)
+    metrics = _metrics(office, file, receipt, answer)
     outbox = _require_outbox(receipt, answer)
     line = _require_cosignature(office, receipt)
     # The leaf comes last: a restart that finds it in the log does not ask again, so all that follows from it must be done.
@@ -98,9 +101,6 @@ def file_receipt(office: Office, run: str, ticket: Issued, answer: Answer) -> Fi
         }
     )
     office.filing.carry(f"receipt/{ticket.digest}", raw, outbox)
-    metrics = (
-        dict(answer.metrics.value) if answer.metrics is not None and isinstance(answer.metrics.value, dict) else {}
-    )
     return Filed(receipt, signed.digest, answer.manifest, metrics, answer.etags, answer.uploaded)
 
 
@@ -128,13 +128,20 @@ def _require_about(receipt: ReceiptFile, run: str, ticket: Issued) -> None:
             raise SignatureError(f"the receipt is about another {field}", where=f"receipt of {order.site}")
 
 
-def _require_openings(receipt: ReceiptFile, answer: Answer) -> None:
+def _require_manifest(receipt: ReceiptFile, answer: Answer) -> None:
     manifest = None if answer.manifest is None else sha256(read(answer.manifest.encode()).payload)
     if manifest != receipt.manifest:
         raise SignatureError("the manifest is not the one that the receipt names", where="answer.manifest")
-    opened = None if answer.metrics is None else commitment(answer.metrics.value, answer.metrics.salt)
-    if opened != receipt.metrics:
+
+
+def _metrics(office: Office, file: RunFile, receipt: ReceiptFile, answer: Answer) -> dict[str, Any]:
+    if answer.metrics is None and receipt.metrics is None:
+        return {}
+    where = {"federation": office.federation, "ticket": receipt.ticket}
+    opening = None if answer.metrics is None else open_sealed(answer.metrics, file.key, purpose="metrics", **where)
+    if opening is None or commitment(opening.value, opening.salt) != receipt.metrics:
         raise SignatureError("the metrics are not those that the receipt commits to", where="answer.metrics")
+    return dict(opening.value) if isinstance(opening.value, dict) else {}
 
 
 def _require_outbox(receipt: ReceiptFile, answer: Answer) -> tuple[bytes, ...]:

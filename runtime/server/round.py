@@ -187,7 +187,7 @@ class Round:
             found = office.journal.get(f"admitted/{ticket.digest}")
             if found is not None:
                 answer = Answer.from_json(office.journal.get(f"answer/{ticket.digest}"))
-                self.desk.filed[site] = file_receipt(office, self.desk.run, ticket, answer)
+                self.desk.filed[site] = file_receipt(office, self._file, ticket, answer)
                 todo += self._judge(site, Admitted.from_json(found))
             elif (stored := stored_answer(office, self.desk.run, ticket.digest)) is not None:
                 todo += self._take(Arrival(site, ticket.digest, stored))
@@ -225,7 +225,7 @@ class Round:
     def _take(self, arrival: Arrival) -> tuple[plan.Decision, ...]:
         site = self._by_digest.get(arrival.ticket)
         if site is None or site != arrival.site:
-            file_late(self._office, self.desk.run, self._counter, arrival)
+            file_late(self._office, self._file, self._counter, arrival)
             return ()
         if site in self.desk.admitted or site in self.desk.done:
             return ()
@@ -236,7 +236,7 @@ class Round:
             answer = read_answer(arrival.answer)
             if answer.fault is not None:
                 return self._fault(site, answer)
-            filed = file_receipt(self._office, self.desk.run, ticket, answer)
+            filed = file_receipt(self._office, self._file, ticket, answer)
         except CountersealError as error:
             _log.warning("an answer of %s does not count: %s", site, error)
             return self._fail(site, error.code, retry=False)

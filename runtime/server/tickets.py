@@ -17,11 +17,12 @@ from ...trust.blob.payload import ciphertext_length
 from ...trust.canonical import canonical
 from ...trust.documents import Signed, parse_document, sign
 from ...trust.dsse import read
-from ...trust.errors import UnknownKeyError
+from ...trust.errors import KeyFault, UnknownKeyError
 from ...trust.identifiers import sha256
 from ...trust.tickets import Ticket, TicketKind, Work
 from ..delivery import ANSWER_BYTES, Delivery, Grants, Opening, Settled, Witnessed
 from ..places import answer_key, global_manifest_key, global_payload_key, update_payload_key
+from ..sealed_json import seal_opening
 from ..stores.grants import Grant
 from .models import Models
 from .office import Office, RunFile
@@ -178,8 +179,16 @@ class Counter:
         return Settled(
             ticket=digest,
             leaves=tuple(sorted(indices)),
-            coefficient=None if opening is None else Opening(**opening),
+            coefficient=None if opening is None else self._sealed(Opening(**opening), digest, about["site"]),
         )
+
+    def _sealed(self, opening: Opening, ticket: str, site: str) -> str | None:
+        office = self._office
+        try:
+            key = office.parties.seal_key(site, at=office.notary.log.size)
+        except KeyFault:  # revoked and not replaced: the site cannot open anything any more
+            return None
+        return seal_opening(opening, key, purpose="coefficient", federation=office.federation, ticket=ticket)
 
     def grants(
         self, ticket: Issued, schema: Schema, *, upload: bool, digests: Mapping[str, Any] | None = None

@@ -53,12 +53,13 @@ from ...trust.errors import (
     TicketError,
     UnloggedTicketError,
 )
+from ...trust.keys.sealing import OpeningKey
 from ...trust.keys.validity import KeyHistory
 from ...trust.tickets import Ticket
 from ..delivery import Delivery
 from ..parties import Parties
 from .keys import Governing, named_objects
-from .settlement import Settlement, settlements
+from .settlement import Settlement, Terms, settlements
 from .state import OpenTicket
 
 __all__ = ["Standing", "Verified", "verify_delivery"]
@@ -74,6 +75,8 @@ class Standing:
     parties: Parties
     statements: frozenset[str]
     """Digests of the key statements that this site made."""
+    opening: OpeningKey
+    """Opens what is sealed to this site."""
     witness: WitnessState
     run_leaf: str | None
     """The run.start leaf accepted before, for the ticket's run."""
@@ -136,9 +139,8 @@ def verify_delivery(delivery: Delivery, ticket: Signed[Ticket], standing: Standi
     made = _chain(leaves, run_index, run)
     _model(leaves, order, run, opened, made)  # 7
     _quorum(delivery, checkpoint, order, made, parties)  # 8
-    settled = settlements(
-        delivery.settled, leaves.signed, standing.open_tickets, standing.identity, run, parties.charter.weights
-    )  # 9
+    terms = Terms(standing.identity, run, parties.charter.weights, standing.opening)
+    settled = settlements(delivery.settled, leaves.signed, standing.open_tickets, terms)  # 9
     run_leaf = leaves.signed[run_index].raw.decode()
     return Verified(ticket, run, run_leaf, opened, witness, settled, leaves.history, leaves.governing)
 

@@ -44,24 +44,28 @@ from ...audit.events import (
 )
 from ...trust.documents import Signed
 from ...trust.dsse import read
-from ...trust.errors import EquivocationError
+from ...trust.errors import EquivocationError, MalformedError, RecipientError
 from ...trust.identifiers import sha256
+from ...trust.keys.sealing import OpeningKey
 from ..delivery import Opening, Settled
 from ..errors import UnsettledError
+from ..sealed_json import open_sealed
 from .state import OpenTicket
 
-__all__ = ["Settlement", "settlements"]
+__all__ = ["Settlement", "Terms", "settlements"]
 
 _AGREE = 2.0**-16
 
 
 @dataclass(frozen=True, slots=True)
-class _Terms:
-    """Whose settlement, in which run, under which weights."""
+class Terms:
+    """Whose settlement, in which run, under which weights; and the key that opens its coefficients."""
 
     site: str
     run: RunStart
     weights: Mapping[str, float]
+    """The charter's."""
+    opening: OpeningKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +82,9 @@ def settlements(
     shown: Sequence[Settled],
     leaves: Mapping[int, Signed[Event]],
     open_tickets: Sequence[OpenTicket],
-    site: str,
-    run: RunStart,
-    weights: Mapping[str, float],
+    terms: Terms,
 ) -> tuple[Settlement, ...]:
-    """Return the fate of every open ticket; ``weights`` are the charter's.
+    """Return the fate of every open ticket.
 
     Raises:
         UnsettledError: one of them is not accounted for.
@@ -90,8 +92,7 @@ def settlements(
     """
     by_ticket = {item.ticket: item for item in shown}
     return tuple(
-        _consistent(_settle(ticket, by_ticket.get(ticket.digest), leaves, _Terms(site, run, weights)), leaves)
-        for ticket in open_tickets
+        _consistent(_settle(ticket, by_ticket.get(ticket.digest), leaves, terms), leaves) for ticket in open_tickets
     )
 
 
@@ -105,9 +106,7 @@ def _consistent(settlement: Settlement, leaves: Mapping[int, Signed[Event]]) -> 
     return settlement
 
 
-def _settle(
-    ticket: OpenTicket, shown: Settled | None, leaves: Mapping[int, Signed[Event]], terms: _Terms
-) -> Settlement:
+def _settle(ticket: OpenTicket, shown: Settled | None, leaves: Mapping[int, Signed[Event]], terms: Terms) -> Settlement:
     if shown is None:
         raise UnsettledError(
             "an answer of this site is not accounted for in the log",
@@ -122,7 +121,18 @@ def _settle(
     _require_own_receipt(ticket, found)
     if ticket.kind != "train" or ticket.outcome != "done":
         return Settlement(ticket.digest, "noted")
-    return _verdict(ticket, shown.coefficient, events, terms)
+    return _verdict(ticket, _opened(shown, terms), events, terms)
+
+
+def _opened(shown: Settled, terms: Terms) -> Opening | None:
+    # The sealed text is unsigned: one that does not open convicts nobody, and is as good as none.
+    if shown.coefficient is None:
+        return None
+    where = {"federation": terms.run.federation, "ticket": shown.ticket}
+    try:
+        return open_sealed(shown.coefficient, terms.opening, purpose="coefficient", **where)
+    except (MalformedError, RecipientError):
+        return None
 
 
 def _require_own_receipt(ticket: OpenTicket, found: Sequence[Signed[Event]]) -> None:
@@ -134,7 +144,7 @@ def _require_own_receipt(ticket: OpenTicket, found: Sequence[Signed[Event]]) -> 
     raise UnsettledError("the log does not hold this site's receipt", where=f"ticket {ticket.digest[:16]}")
 
 
-def _verdict(ticket: OpenTicket, opening: Opening | None, events: Sequence[Event], terms: _Terms) -> Settlement:
+def _verdict(ticket: OpenTicket, opening: Opening | None, events: Sequence[Event], terms: Terms) -> Settlement:
     admitted = False
     for event in events:
         if getattr(event, "ticket", None) == ticket.digest:
@@ -158,11 +168,11 @@ def _verdict(ticket: OpenTicket, opening: Opening | None, events: Sequence[Event
     raise UnsettledError("the round of this site's update has no end in the log", where=f"version {ticket.version}")
 
 
-def _is_round(event: RoundAbort, ticket: OpenTicket, terms: _Terms) -> bool:
+def _is_round(event: RoundAbort, ticket: OpenTicket, terms: Terms) -> bool:
     return (event.run, event.version, event.attempt) == (terms.run.run, ticket.version, ticket.attempt)
 
 
-def _used(ticket: OpenTicket, opening: Opening | None, commit: AggregateCommit, terms: _Terms) -> Settlement:
+def _used(ticket: OpenTicket, opening: Opening | None, commit: AggregateCommit, terms: Terms) -> Settlement:
     mine = [item for item in commit.inputs if item.ticket == ticket.digest]
     if len(mine) != 1 or mine[0].site != terms.site or mine[0].manifest != ticket.manifest:
         raise EquivocationError("the commit does not name this site's admitted update", where="aggregate.commit")
@@ -178,7 +188,7 @@ def _used(ticket: OpenTicket, opening: Opening | None, commit: AggregateCommit, 
     return Settlement(ticket.digest, "used", coefficient=value)
 
 
-def _require_terms(commit: AggregateCommit, terms: _Terms) -> None:
+def _require_terms(commit: AggregateCommit, terms: Terms) -> None:
     if commit.rule != terms.run.rule or commit.parameters != terms.run.parameters:
         raise EquivocationError("the commit used another rule than the run was started with", where="aggregate.commit")
     for item in commit.inputs:

@@ -47,13 +47,14 @@ from ..delivery import ANSWER_BYTES, DELIVERY_LIMIT, Answer, Delivery, Fault, Op
 from ..environment import environment_digest
 from ..errors import ConsistencyNeededError, GrantError, GroupUnavailableError, ObjectExistsError, SiteHaltedError
 from ..parties import Parties
+from ..sealed_json import seal_opening
 from ..stores.seam import GrantClient
 from ..training.seam import Trainer
 from .checks import Standing, Verified, verify_delivery
 from .keys import rebuild, remember
 from .outbox import Outbox
 from .state import SiteState
-from .work import Done, Workshop, metrics_commitment, require_grants
+from .work import Done, Workshop, metrics_commitment, require_grants, run_key
 
 __all__ = ["Site"]
 
@@ -202,6 +203,7 @@ class Site:
                 identity=self.identity,
                 parties=self._parties,
                 statements=self._outbox.own_statements() | {statement},
+                opening=self._keys.opening,
                 witness=witness,
                 run_leaf=None if run_leaf is None else run_leaf["leaf"],
                 open_tickets=self._state.open_tickets(run),
@@ -269,7 +271,11 @@ class Site:
         )
         journal.put_many(
             {
-                f"receipt/{ticket.digest}": {**_as_json(done), "receipt": receipt.raw.decode()},
+                f"receipt/{ticket.digest}": {
+                    **_as_json(done),
+                    "receipt": receipt.raw.decode(),
+                    "sealed_metrics": self._sealed(done.metrics, verified),
+                },
                 "last-receipt": receipt.digest,
                 f"open/{order.run}/{ticket.digest}": {
                     "digest": ticket.digest,
@@ -283,6 +289,12 @@ class Site:
                 },
             }
         )
+
+    def _sealed(self, metrics: Opening | None, verified: Verified) -> str | None:
+        if metrics is None:
+            return None
+        where = {"federation": verified.run.federation, "ticket": verified.ticket.digest}
+        return seal_opening(metrics, run_key(verified.run), purpose="metrics", **where)
 
     def _deliver(self, ticket: Signed[Ticket], delivery: Delivery) -> Answer:
         stored = self._state.journal.get(f"receipt/{ticket.digest}")
@@ -301,7 +313,7 @@ class Site:
             ticket=ticket.digest,
             receipt=stored["receipt"],
             manifest=stored["manifest"],
-            metrics=None if stored["metrics"] is None else _opening(stored["metrics"]),
+            metrics=stored["sealed_metrics"],
             etags=etags,
             uploaded=uploaded,
             outbox=tuple(one.raw for one in self._outbox.carried(ticket.digest)),
