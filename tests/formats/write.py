@@ -94,7 +94,7 @@ def ticket_vectors() -> Row:
     def raw(by: str = SERVER, form: str = "ticket", **changes: Any) -> str:
         return dsse.sign(canonical({**value, **changes}), kind=form, signer=signer(by)).decode()
 
-    last = {"kind": "witness", "seq": 2**40, "work": {"manifest": None, "seed": 2**32 - 1}, "not_after": NOW}
+    last: Row = {"kind": "witness", "seq": 2**40, "work": {"manifest": None, "seed": 2**32 - 1}, "not_after": NOW}
     table = [
         ("good", raw(), None),
         ("good, at the edges", raw(**last), None),
@@ -168,6 +168,14 @@ def delivery_vectors() -> Row:
     refusal = Answer(ticket=order, fault=Fault(code="consistency_needed", witness_size=45))
     sent, said = (json.loads(canonical(one.model_dump(mode="json"))) for one in (delivery, done))
     leaf = sent["leaves"][0]
+    odd: dict[str, Row] = {
+                "a member too many": {"error": "text"},
+                "metrics in clear": {"metrics": {"value": 1, "salt": "0" * 64}},
+                "metrics in another alphabet": {"metrics": "_-8="},
+                "free text as a fault": {"fault": {"code": "It did not work."}},
+                "an etag of 201 characters": {"etags": ["x" * 201]},
+                "uploaded as a number": {"uploaded": 1},
+            }  # fmt: skip
     return {
         "deliveries": [{"name": "good", "delivery": sent, "code": None}] + [
             {"name": name, "delivery": {**sent, **changes}, "code": "malformed"} for name, changes in {
@@ -179,14 +187,7 @@ def delivery_vectors() -> Row:
         ],
         "answers": [{"name": "done", "answer": said, "code": None}, {"name": "refusal", "answer": json.loads(
             canonical(refusal.model_dump(mode="json"))), "code": None}] + [
-            {"name": name, "answer": {**said, **changes}, "code": "malformed"} for name, changes in {
-                "a member too many": {"error": "text"},
-                "metrics in clear": {"metrics": {"value": 1, "salt": "0" * 64}},
-                "metrics in another alphabet": {"metrics": "_-8="},
-                "free text as a fault": {"fault": {"code": "It did not work."}},
-                "an etag of 201 characters": {"etags": ["x" * 201]},
-                "uploaded as a number": {"uploaded": 1},
-            }.items()
+            {"name": name, "answer": {**said, **changes}, "code": "malformed"} for name, changes in odd.items()
         ],
         "stored": {"answer": "done", "length": ANSWER_BYTES},
         "frames": [
