@@ -33,7 +33,7 @@ from ...trust.keys.sealing import SealingKey
 from ...trust.tickets import Ticket
 from ..config import RunConfig
 from ..delivery import DELIVERY_LIMIT, Delivery, Grants, Opening
-from ..errors import GrantError
+from ..errors import GrantError, ObjectTooLargeError
 from ..parties import Parties
 from ..places import answer_key, global_manifest_key, global_payload_key, update_payload_key
 from ..stores.grants import Grant
@@ -307,7 +307,7 @@ def _schema(delivery: Delivery, digest: str) -> Schema:
 
 def _whole(source: RangedSource, limit: int) -> bytes:
     if source.length > limit:
-        raise GrantError(f"{source.length} bytes where at most {limit} are expected", where="manifest")
+        raise ObjectTooLargeError(f"{source.length} bytes where at most {limit} are expected", where="manifest")
     data = bytearray(source.length)
     source.read_into(0, memoryview(data))
     return bytes(data)

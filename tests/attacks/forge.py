@@ -18,15 +18,18 @@ from counterseal.audit.events import (
     peek_event,
 )
 from counterseal.audit.log import Log
+from counterseal.runtime.delivery import Opening
+from counterseal.runtime.sealed_json import seal_opening
+from counterseal.runtime.site.work import run_key
 from counterseal.trust.canonical import canonical
 from counterseal.trust.documents import Signed, parse_document, sign
 from counterseal.trust.dsse import read
 from counterseal.trust.keys.signing import Signer
 from counterseal.trust.tickets import Ticket
 
-from .world import SERVER, World
+from .world import ME, SERVER, World
 
-__all__ = ["Forger", "ticket_of"]
+__all__ = ["Forger", "sealed_coefficient", "sealed_metrics", "start_of", "ticket_of"]
 
 Change = Callable[[Event], "Event | Iterable[Event] | None"]
 
@@ -137,3 +140,23 @@ def document(raw: str) -> dict[str, Any]:
     """Return the payload of an envelope as JSON."""
     value: dict[str, Any] = json.loads(read(raw.encode()).payload)
     return value
+
+
+def start_of(world: World) -> RunStart:
+    """Return the start of the run, as any reader of the delivery finds it."""
+    return next(
+        event for leaf in world.json()["leaves"] if isinstance(event := peek_event(leaf["leaf"].encode()), RunStart)
+    )
+
+
+def sealed_coefficient(world: World, bits: str, fresh: str, ticket: str) -> str:
+    """Return an opening sealed to site-a, as anybody can who knows its public key."""
+    key = world.federation.charter.statements[ME].document.seal
+    where = {"federation": "test-federation", "ticket": ticket}
+    return seal_opening(Opening(value=bits, salt=fresh), key, purpose="coefficient", **where)
+
+
+def sealed_metrics(world: World, value: dict[str, Any], ticket: str) -> str:
+    """Return metrics sealed to the run's key, as anybody can who read the log."""
+    where = {"federation": "test-federation", "ticket": ticket}
+    return seal_opening(Opening(value=value, salt="0" * 64), run_key(start_of(world)), purpose="metrics", **where)

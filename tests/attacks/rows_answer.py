@@ -18,6 +18,7 @@ from counterseal.trust.canonical import canonical
 from counterseal.trust.documents import parse_document, sign
 from counterseal.trust.dsse import read
 
+from .forge import sealed_metrics
 from .play import at_server
 from .rogue import Lie, Rogue, constant, rogue
 from .rows_delivery import flip, payload
@@ -206,7 +207,17 @@ ANSWERS: tuple[Row, ...] = (
         "network",
         "metrics that the receipt does not commit to",
         "signature",
-        answers=of_me(lambda world, value: value["metrics"].update(value={"accuracy": 1.0})),
+        answers=of_me(lambda w, value: value.update(metrics=sealed_metrics(w, {"accuracy": 1.0}, w.ticket))),
+    ),
+    at_server(
+        "P2-065",
+        "network",
+        "metrics sealed for another ticket",
+        "blob_recipient",
+        answers=of_me(lambda w, value: value.update(metrics=sealed_metrics(w, {"accuracy": 1.0}, "e" * 64))),
+    ),
+    at_server(
+        "P2-066", "network", "no metrics", "signature", answers=of_me(lambda w, value: value.update(metrics=None))
     ),
     at_server(
         "P2-057",

@@ -11,6 +11,7 @@ from counterseal.trust.canonical import canonical
 from counterseal.trust.documents import sign
 from counterseal.trust.dsse import read
 
+from .forge import sealed_coefficient
 from .play import at_site, edited
 from .table import Row
 from .world import ME, OTHER, World, kind_of, worlds
@@ -109,6 +110,13 @@ def old_quorum(world: World) -> bytes:
     with Log.open(world.federation.log_folder, world.federation.charter.charter.log_origin, keys.checkpoint) as log:
         now, then = (int(note.split("\n")[1]) for note in (value["checkpoint"], value["witnessed"]["note"]))
         value["witnessed"]["consistency"] = [step.hex() for step in log.consistency(then, now)]
+    return canonical(value)
+
+
+def other_coefficient(world: World) -> bytes:
+    value = world.json()
+    last = value["settled"][-1]
+    last["coefficient"] = sealed_coefficient(world, "3f800000", "0" * 64, last["ticket"])
     return canonical(value)
 
 
@@ -408,7 +416,14 @@ DELIVERY: tuple[Row, ...] = (
         "network",
         "another coefficient than the one committed, unsigned: convicts nobody",
         "unsettled",
-        edited(lambda v: v["settled"][-1]["coefficient"].update(value="3f800000")),
+        other_coefficient,
+    ),
+    at_site(
+        "P7-026",
+        "network",
+        "a coefficient that does not open",
+        "unsettled",
+        edited(lambda v: v["settled"][-1].update(coefficient="AAAA")),
     ),
     at_site(
         "P7-025",

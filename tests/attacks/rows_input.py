@@ -68,7 +68,7 @@ class _Canary:
         return os.system, (f"touch {self.path}",)
 
 
-def poisons(canary: Path, many: int = 100_000) -> dict[str, bytes]:
+def poisons(canary: Path, many: int = 50_000) -> dict[str, bytes]:
     """Return what is fed to every reader; ``many`` is how many entries the long ones have."""
     odd = json.dumps(ODD)
     return {
@@ -241,7 +241,7 @@ _ALL = len(poisons(Path("canary"), 1))
 _FEW = ("nothing", "a pickle", "an old pickle", "not UTF-8", "the same in clear")
 
 
-def fed(id_: str, what: str, expected: str, reader: Reader, *, many: int = 100_000, few: bool = False) -> Row:
+def fed(id_: str, what: str, expected: str, reader: Reader, *, many: int = 50_000, few: bool = False) -> Row:
     """Return the row of one reader; a slow one (its key derivation is meant to be) is fed ``few``."""
 
     def play() -> str:
@@ -321,33 +321,33 @@ INPUT: tuple[Row, ...] = (
         "the configuration of a run",
         "config",
         through_file("run.yaml", lambda world, path: load_run(path)),
-        many=20_000,
+        many=5_000,
     ),
     fed(
         "P10-021",
         "the configuration of a site",
         "config",
         through_file("site.yaml", lambda world, path: load_site(path)),
-        many=20_000,
+        many=5_000,
     ),
     fed(
         "P10-022",
         "the configuration of a server",
         "config",
         through_file("server.yaml", lambda world, path: load_server(path)),
-        many=20_000,
+        many=5_000,
     ),
-    fed("P10-023", "a charter", "charter", lambda world, data: read_charter(data), many=20_000),
+    fed("P10-023", "a charter", "charter", lambda world, data: read_charter(data), many=5_000),
     fed(
         "P10-024",
         "a draft of a charter",
         "charter",
         through_file("charter.yaml", lambda world, path: load_charter_draft(path, now=world.clock())),
-        many=20_000,
+        many=5_000,
     ),
     fed("P10-025", "a charter's folder", "charter", charter_file),
     fed("P10-026", "a signature under a charter", "charter", signature),
-    fed("P10-027", "a roster", "malformed", lambda world, data: load_roster(data, file="roster.yaml"), many=20_000),
+    fed("P10-027", "a roster", "malformed", lambda world, data: load_roster(data, file="roster.yaml"), many=5_000),
     fed("P10-028", "a mailbox file", "malformed", through_file("revocation.counterseal.json", message)),
     fed("P10-029", "a key statement", "malformed", statement),
     fed("P10-030", "the index of a key folder", "custody", key_file("custody.json")),

@@ -99,31 +99,46 @@ def wire() -> str:
 def leaves() -> str:
     """Read the log: no norm, no coefficient, no metric of anybody stands in it in clear."""
     with worlds("ended") as world:
-        openings = [
-            item["coefficient"]["value"]
-            for _, _, raw in world.past
-            for item in json.loads(raw)["settled"]
-            if item["coefficient"] is not None
-        ]
         with closing(sqlite3.connect(world.folder / "server" / "server.sqlite")) as table:
-            statistics = [
-                json.loads(value)["value"]
-                for key, value in table.execute("SELECT key, value FROM facts")
-                if key.startswith("statistics/")
-            ]
+            facts = {key: json.loads(value) for key, value in table.execute("SELECT key, value FROM facts")}
+            openings = [value["value"] for key, value in facts.items() if key.startswith("coefficient/")]
+            statistics = [value["value"] for key, value in facts.items() if key.startswith("statistics/")]
             events = [
                 read(json.loads(value).encode()).payload
                 for key, value in table.execute("SELECT key, value FROM facts WHERE key LIKE 'leaf/%'")
             ]
         log = b"".join(event for event in events if b'"run.start"' not in event)  # which metrics there are is no secret
         assert len(log) > 10_000
-        assert len(openings) > 3
+        assert len(openings) == 12
         assert len(statistics) == 12
         values = [*openings, *(str(one["norm"]) for one in statistics)]
         values += [struct.pack(">f", one["norm"]).hex() for one in statistics]
         assert not [value for value in values if value.encode() in log]
         assert b'"accuracy"' not in log
         return "nothing found"
+
+
+def in_clear() -> str:
+    """Search wire and store for the salts of what was opened to one party only: where a salt is, the value is beside it."""
+    heard: list[bytes] = []
+    with worlds() as world:
+
+        def answers(site: str, answer: bytes) -> bytes:
+            heard.append(answer)
+            return answer
+
+        world.finish(answers=answers)
+        heard += [raw for _, _, raw in world.past]
+        heard += [path.read_bytes() for path in (world.store / "objects").rglob("*") if path.is_file()]
+        with closing(sqlite3.connect(world.folder / "server" / "server.sqlite")) as table:
+            found = {key: json.loads(value) for key, value in table.execute("SELECT key, value FROM facts")}
+        salts = [value["salt"] for key, value in found.items() if key.startswith(("coefficient/", "statistics/"))]
+        for name in world.federation.sites:
+            kept = [value for key, value in world.facts(name).items() if key.startswith("receipt/")]
+            salts += [value["metrics"]["salt"] for value in kept if value["metrics"] is not None]
+        assert len(salts) > 30
+        assert not [salt for salt in salts for data in heard if salt.encode() in data]
+    return "nothing found"
 
 
 def update_of(world: World, site: str = OTHER) -> tuple[Signed[Manifest], RangedSource, Schema]:
@@ -326,5 +341,13 @@ SECRECY: tuple[Row, ...] = (
         forgotten,
     ),
     Row("P3-011", "everybody", "thief", "another account reads the state folders", "closed folder", readable_by_others),
+    Row(
+        "P3-012",
+        "everybody",
+        "storage",
+        "search deliveries, answers and store for metrics and coefficients",
+        "nothing found",
+        in_clear,
+    ),
     *(Row(id_, "everybody", "thief", attack, code, stolen(id_)) for id_, attack, code in grants()),
 )

@@ -30,7 +30,7 @@ from counterseal.trust.documents import Signed
 from counterseal.trust.keys.sealing import OpeningKey
 from counterseal.trust.tickets import Ticket, Work
 
-from .forge import Forger, ticket_of
+from .forge import Forger, sealed_coefficient, ticket_of
 from .play import at_site
 from .table import Row
 from .world import ME, OTHER, SERVER, World, answer_of, worlds
@@ -261,7 +261,7 @@ def misweighed(world: World) -> bytes:
     raw = json.loads(in_commit(inputs(lambda one: {"coefficient": commitment(bits, fresh)}))(world))
     for item in raw["settled"]:
         if item["ticket"] == my_ticket(world):
-            item["coefficient"] = {"value": bits, "salt": fresh}
+            item["coefficient"] = sealed_coefficient(world, bits, fresh, item["ticket"])
     return canonical(raw)
 
 

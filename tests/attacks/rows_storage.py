@@ -175,7 +175,7 @@ STORAGE: tuple[Row, ...] = (
         "manifest",
         lambda w, data: version(w, 1, "manifest").read_bytes(),
     ),
-    model("P2-117", "a manifest of two megabytes", "grant", "manifest", lambda w, data: data + b" " * (2 << 20)),
+    model("P2-117", "a manifest of two megabytes", "too_large", "manifest", lambda w, data: data + b" " * (2 << 20)),
     model("P2-118", "an empty manifest", "malformed", "manifest", lambda w, data: b""),
     model(
         "P2-119", "a site's answer in place of the manifest", "malformed", "manifest", lambda w, data: others_answer(w)

@@ -70,11 +70,6 @@ NOT_COVERED: tuple[tuple[str, str], ...] = (
         "can pass it on.",
     ),
     (
-        "Metrics and coefficients on the wire",
-        "A site's metrics, and each site's own coefficient, travel in answers and deliveries in clear: transport and store can "
-        "read them (without a privacy policy). Parameters never are (P3-001, P3-002).",
-    ),
-    (
         "A store that destroys",
         "Whoever runs the store can delete, or spoil an update after its admission: the run then stops with an error and goes on "
         "when the object is back (P2-129). In a shared directory every site can do that; grants of S3 let a site put each of "

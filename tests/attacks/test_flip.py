@@ -29,7 +29,7 @@ IGNORED = (
 
 PLACE = st.integers(0, 2**20 - 1)
 BYTE = st.integers(0, 255) | st.sampled_from(b'0123456789abcdefABCXYZ+/= ",:{}[]')
-few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def change(data: bytes, place: int, byte: int) -> tuple[bytes, int]:
