@@ -37,7 +37,7 @@ def document(result: DemoResult, report: Path, counts: Mapping[str, tuple[int, .
             "models": result.sealed.models,
             "updates": result.sealed.updates,
             "bytes": result.sealed.bytes,
-            "readable_metrics": result.sealed.readable_metrics,
+            "metrics": result.sealed.metrics,
         },
         "log": _log(result),
         "verification": {

@@ -93,14 +93,14 @@ DemoEvent = DataReady | Comparing | Progress
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What lies in the store: sealed models and updates with the bytes of their ciphertexts, and what lies there in clear."""
+    """What lies in the store: sealed models and updates with the bytes of their ciphertexts, and sealed metrics."""
 
     suite: str
     models: int
     updates: int
     bytes: int
-    readable_metrics: int
-    """Answers whose metrics whoever reads the store can read."""
+    metrics: int
+    """Answers that carry sealed metrics."""
 
 
 @dataclass(frozen=True, slots=True)

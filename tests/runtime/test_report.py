@@ -185,11 +185,11 @@ def test_what_was_not_done_is_said(result: DemoResult) -> None:
     assert "NOT COVERED" in text
 
 
-def test_what_lies_readable_in_the_store_is_said(result: DemoResult) -> None:
-    subject = "Metrics are sealed like parameters"
-    open_, shut = (replace(result, sealed=replace(result.sealed, readable_metrics=count)) for count in (6, 0))
-    assert [one.state for one in claims(open_) if one.subject == subject] == ["NO"]
-    assert [one for one in claims(shut) if one.subject == subject] == []
+def test_metrics_are_claimed_only_where_there_are_some(result: DemoResult) -> None:
+    subject = "Metrics are ciphertext for store and transport"
+    some, none = (replace(result, sealed=replace(result.sealed, metrics=count)) for count in (6, 0))
+    assert [one.state for one in claims(some) if one.subject == subject] == ["yes"]
+    assert [one for one in claims(none) if one.subject == subject] == []
 
 
 def test_an_aborted_run_has_a_report(result: DemoResult) -> None:
