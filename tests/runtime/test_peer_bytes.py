@@ -13,10 +13,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from counterseal.audit.events import ReceiptFile, RoundOpen, peek_event
+from counterseal.audit.events import ReceiptFile, RoundOpen, RunStart, peek_event
+from counterseal.runtime.delivery import Opening
 from counterseal.runtime.demo.idx import read_idx
 from counterseal.runtime.errors import ConfigError, TransportError
+from counterseal.runtime.sealed_json import seal_opening
 from counterseal.runtime.server.server import Server
+from counterseal.runtime.site.work import run_key
 from counterseal.runtime.training.seam import Array, Trainer, TrainingResult
 from counterseal.runtime.transports.frames import read_frame
 from counterseal.trust.errors import WeakKeyError
@@ -63,20 +66,29 @@ def test_a_site_cannot_stop_the_server_with_a_number(number: str, tmp_path: Path
     sites = {name: federation.site(name) for name in federation.sites}
     liar = federation.sites[0]
 
+    held: list[Server] = []
+    changed: list[str] = []
+
     def change(site: str, answer: bytes) -> bytes:
         value = json.loads(answer)
         if site != liar or value["metrics"] is None:
             return answer
-        value["metrics"]["value"] = "NUMBER"
-        return json.dumps(value).replace('"NUMBER"', number).encode()
+        log = held[0].log
+        run = next(one for i in range(log.size) if isinstance(one := peek_event(log.entry(i)), RunStart))
+        opening = Opening(value=float(number), salt="0" * 64)
+        where = {"federation": run.federation, "ticket": value["ticket"]}
+        value["metrics"] = seal_opening(opening, run_key(run), purpose="metrics", **where)
+        changed.append(site)
+        return json.dumps(value).encode()
 
     transport = DirectTransport(sites, answers=change)
     config = run_config(rounds=1, round_seconds=2)
     with federation.server(transport) as server:
+        held.append(server)
         result = server.run(config, federation.first_parameters(config))
     for site in sites.values():
         site.close()
-    assert result.outcome == "completed"
+    assert changed and result.outcome == "completed"
 
 
 @pytest.mark.parametrize("algorithm", ["p384", "p256"])
