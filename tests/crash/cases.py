@@ -52,7 +52,8 @@ class Ground:
 
         ended, found = in_child(work, folder / "undisturbed.json")
         if ended != "done" or found["problems"]:
-            raise RuntimeError(f"the undisturbed run: {ended}, {found}")
+            wrong = found["problems"] if ended == "done" else found
+            raise RuntimeError(f"the undisturbed run: {ended}, {wrong}")
         points = tuple(Point.parse(text) for text in found["points"])
         return cls(folder, setting, federation, points, found["facts"])
 
@@ -89,7 +90,7 @@ class Ground:
     def _resumed(self, case: Federation, life: Life) -> dict[str, Any]:
         """Live to the end, look, and live once more: the second time nothing is left to do."""
         life(case, self.setting, unwatched)
-        found = {"facts": facts(scene_of(case)), "problems": problems(scene_of(case))}
+        found: dict[str, Any] = {"facts": facts(scene_of(case)), "problems": problems(scene_of(case))}
         before = _sizes(case.folder)
         live(case, self.setting, unwatched)
         after = _sizes(case.folder)
@@ -115,5 +116,5 @@ def _sizes(folder: Path) -> dict[str, int]:
     return found
 
 
-def _nothing(descriptor: int) -> None:
+def _nothing(descriptor: object) -> None:
     """Sync nothing."""
