@@ -294,6 +294,8 @@ class AggregateCommit(RunEvent):
 
     type: Literal["aggregate.commit"] = "aggregate.commit"
     version: Version
+    attempt: Annotated[int, Field(ge=0, le=1000)]
+    """Which try at the version this ends: updates of an aborted one are not its inputs."""
     parent: Digest
     inputs: Annotated[tuple[Input, ...], Field(min_length=1)]
     excluded: tuple[Excluded, ...]

@@ -52,6 +52,7 @@ def commit(
     file: RunFile,
     models: Models,
     version: int,
+    attempt: int,
     inputs: Sequence[tuple[Issued, Admitted]],
     excluded: Sequence[Excluded],
     membership: Sequence[Decision],
@@ -76,6 +77,7 @@ def commit(
         lambda: AggregateCommit(
             **office.about(run),
             version=version,
+            attempt=attempt,
             parent=models.digest(version),
             inputs=tuple(
                 _input(ticket, admitted, weights[ticket.order.site], openings[ticket.digest])

@@ -363,7 +363,7 @@ class Round:
         self._verdicts.expire_the_rest("round_closed")
         inputs = [(desk.tickets[site], desk.admitted[site]) for site in sorted(updates, key=str.encode)]
         excluded = self._verdicts.excluded(updates)
-        made = commit(self._office, self._file, self._models, desk.version, inputs, excluded, membership)
+        made = commit(self._office, self._file, self._models, desk.version, desk.attempt, inputs, excluded, membership)
         for site in sorted(updates):
             flags = flags_of(verdicts[site])
             self._verdicts.finish(site, "admitted", flags=flags, coefficient=made.coefficients[site])

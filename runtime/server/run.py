@@ -167,6 +167,7 @@ class _Run:
             ),
         )
         now = office.publish()
+        office.journal.once(f"ended/{run}", office.clock)
         self._models_done()
         result = RunResult(
             run=run,

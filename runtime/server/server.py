@@ -35,6 +35,7 @@ from .gate import Gate
 from .notary import Notary
 from .office import Office
 from .run import RunResult, run_to_end
+from .start import forget_run_key
 
 __all__ = ["Server"]
 
@@ -107,6 +108,7 @@ class Server:
             RunError: the run's name is taken by another configuration.
             StoreError: the store does not answer; call again.
         """
+        self._forget_old_keys()
         self._create_federation()
         self._office.filing.take_inbox()
         office = self._office
@@ -132,6 +134,14 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _forget_old_keys(self) -> None:
+        """Erase the keys of runs whose dispute window is over: from then on only the auditor opens their updates."""
+        office = self._office
+        window = office.parties.charter.dispute_window_seconds
+        for key, ended in office.journal.items("ended/"):
+            if office.clock() > ended + window:
+                forget_run_key(office, key.removeprefix("ended/"))
 
     def _create_federation(self) -> None:
         charter, office = self._charter.charter, self._office

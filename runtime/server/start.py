@@ -76,5 +76,6 @@ def _run_key(office: Office, run: str) -> OpeningKey:
 
 
 def forget_run_key(office: Office, run: str) -> None:
-    """Erase the run's key: from now on nobody but the auditor opens its updates."""
-    office.journal.erase(f"{run}/key", "erased")
+    """Erase the run's key, once: from now on nobody but the auditor opens its updates."""
+    if office.journal.get(f"{run}/key") != "erased":
+        office.journal.erase(f"{run}/key", "erased")

@@ -163,12 +163,12 @@ def _verdict(ticket: OpenTicket, opening: Opening | None, events: Sequence[Event
     for event in events:
         if isinstance(event, RoundAbort) and _is_round(event, ticket, terms):
             return Settlement(ticket.digest, "unused", (event.reason,))
-        if isinstance(event, AggregateCommit) and (event.run, event.version) == (terms.run.run, ticket.version):
+        if isinstance(event, AggregateCommit) and _is_round(event, ticket, terms):
             return _used(ticket, opening, event, terms)
     raise UnsettledError("the round of this site's update has no end in the log", where=f"version {ticket.version}")
 
 
-def _is_round(event: RoundAbort, ticket: OpenTicket, terms: Terms) -> bool:
+def _is_round(event: RoundAbort | AggregateCommit, ticket: OpenTicket, terms: Terms) -> bool:
     return (event.run, event.version, event.attempt) == (terms.run.run, ticket.version, ticket.attempt)
 
 

@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -381,11 +381,13 @@ def test_a_late_receipt_is_logged_and_its_update_named_late(tmp_path: Path) -> N
     slow = federation.sites[1]
 
     class Slow(DirectTransport):
-        held: list[Any] = []
+        held: ClassVar[list[Any]] = []
 
         def poll(self, timeout: float) -> list[Any]:
             found = super().poll(timeout)
-            trained = [one for one in found if one.site == slow and len(self.seen) == 8]  # 4 witness, 4 train deliveries
+            trained = [
+                one for one in found if one.site == slow and len(self.seen) == 8
+            ]  # 4 witness, 4 train deliveries
             if trained:
                 self.held += trained
                 return [one for one in found if one not in trained]
@@ -402,3 +404,48 @@ def test_a_late_receipt_is_logged_and_its_update_named_late(tmp_path: Path) -> N
     assert slow not in [one.site for one in commits[0].inputs]
     receipts = [event for event in log if event.type == "receipt.file" and event.actor == slow]
     assert len(receipts) == len({event.ticket for event in receipts})  # type: ignore[attr-defined]
+
+
+def test_a_runs_key_is_erased_after_the_dispute_window(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "fed", 3)
+    with sites_of(federation) as transport:
+        play(federation, transport, run_config("run-1", rounds=1))
+        federation.clock.advance(federation.charter.charter.dispute_window_seconds - 60)
+        play(federation, transport, run_config("run-2", rounds=1))
+        again, _, _ = play(federation, transport, run_config("run-1", rounds=1))
+        assert again.outcome == "completed", "inside the window the run can still be read"
+        federation.clock.advance(120)
+        play(federation, transport, run_config("run-3", rounds=1))
+        with pytest.raises(RunError, match="erased"):
+            play(federation, transport, run_config("run-1", rounds=1))
+        second, _, _ = play(federation, transport, run_config("run-2", rounds=1))
+        assert second.outcome == "completed", "a younger run keeps its key"
+
+
+def test_an_aborted_try_does_not_convict_the_commit_after_it(tmp_path: Path) -> None:
+    """Admitted, aborted, then committed without this site: its settlement is the abort's, whatever else is shown."""
+    federation = Federation.make(tmp_path / "fed", 4)
+    first, absent = federation.sites[0], federation.sites[1:3]
+
+    def meddle(site: str, delivery: bytes) -> bytes | None:
+        value = parse(delivery, limit=10_000_000)
+        opened = [leaf for leaf in value["leaves"] if '"round.open"' in payload_of(leaf["leaf"])]
+        attempt = parse(payload_of(opened[-1]["leaf"]).encode())["attempt"] if opened else None
+        if (attempt == 0 and site in absent) or (attempt == 1 and site == first):
+            return None
+        return delivery
+
+    with sites_of(federation) as transport:
+        transport.meddle = meddle
+        config = run_config(rounds=2, round_seconds=3, minimum_sites=3, retries=1)
+        result, log, seen = play(federation, transport, config)
+    assert result.outcome == "completed"
+    commits = [event for event in log if isinstance(event, AggregateCommit)]
+    assert commits[0].attempt == 1 and first not in [one.site for one in commits[0].inputs]
+    assert first in [one.site for one in commits[1].inputs], "it goes on, and is not halted"
+
+
+def payload_of(leaf: str) -> str:
+    import base64
+
+    return base64.b64decode(parse(leaf.encode())["payload"]).decode()
