@@ -108,13 +108,13 @@ def _nobody(federation: Federation, setting: Setting, watch: Watch) -> None:
 
 
 def _sizes(folder: Path) -> dict[str, int]:
-    """Return every file below ``folder`` with its size; databases are as large as they were, or a page more."""
+    """Return every file below ``folder`` with its size, but for databases and locks, which say who was here last."""
     found = {}
     for path in folder.rglob("*"):
-        if path.is_file() and ".sqlite" not in path.name:
+        if path.is_file() and ".sqlite" not in path.name and path.suffix != ".lock":
             found[str(path.relative_to(folder))] = path.stat().st_size
     return found
 
 
-def _nothing(descriptor: object) -> None:
+def _nothing(fd: object) -> None:
     """Sync nothing."""
