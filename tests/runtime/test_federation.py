@@ -24,9 +24,8 @@ from ..federation import SERVER, DirectTransport, Federation, run_config
 @contextlib.contextmanager
 def sites_of(federation: Federation, **changes: Any) -> Iterator[DirectTransport]:
     with contextlib.ExitStack() as stack:
-        yield DirectTransport(
-            {name: stack.enter_context(federation.site(name, **changes)) for name in federation.sites}
-        )
+        sites = {name: stack.enter_context(federation.site(name, **changes)) for name in federation.sites}
+        yield DirectTransport(sites, clock=federation.clock)
 
 
 def events(federation: Federation, log: Any) -> list[Event]:
@@ -115,7 +114,7 @@ def test_arrival_order_does_not_matter(tmp_path: Path) -> None:
     for number, kind in enumerate((DirectTransport, Reversed)):
         federation = Federation.make(tmp_path / str(number), 3)
         with sites_of(federation) as transport:
-            models.add(play(federation, kind(transport.sites))[0].model)
+            models.add(play(federation, kind(transport.sites, clock=federation.clock))[0].model)
     assert len(models) == 1
 
 
@@ -147,7 +146,7 @@ def test_a_silent_site_never_stops_the_others(tmp_path: Path) -> None:
     silent = federation.sites[1]
     with sites_of(federation) as transport:
         transport.meddle = lambda site, delivery: None if site == silent else delivery
-        result, log, _ = play(federation, transport, run_config(rounds=2, round_seconds=2, minimum_sites=3))
+        result, log, _ = play(federation, transport, run_config(rounds=2, minimum_sites=3))
     assert result.outcome == "completed"
     excluded = [event.excluded for event in log if isinstance(event, AggregateCommit)]
     assert [[one.site for one in each] for each in excluded] == [[silent]] * 2
@@ -204,7 +203,7 @@ def test_every_delivery_twice_changes_nothing(tmp_path: Path) -> None:
     with sites_of(plain) as transport:
         expected = play(plain, transport)[0]
     with sites_of(twice) as transport:
-        result, log, _ = play(twice, Twice(transport.sites))
+        result, log, _ = play(twice, Twice(transport.sites, clock=twice.clock))
     assert result.model == expected.model
     assert result.leaves == expected.leaves
 
@@ -213,7 +212,7 @@ def test_an_unreachable_quorum_aborts_and_says_so(tmp_path: Path) -> None:
     federation = Federation.make(tmp_path / "fed", 4)
     with sites_of(federation) as transport:
         transport.meddle = lambda site, delivery: delivery if site == federation.sites[0] else None
-        result, log, _ = play(federation, transport, run_config(round_seconds=2))
+        result, log, _ = play(federation, transport, run_config())
     assert (result.outcome, result.reason, result.witnessed) == ("aborted", "no_quorum_at_start", False)
     assert isinstance(log[-1], RunEnd)
     assert log[-1].witnessed is False
@@ -285,7 +284,12 @@ def test_a_member_removed_after_admission_is_out_at_the_commit(tmp_path: Path) -
 
     with sites_of(federation) as transport:
         inner = RosterAuthorizer(federation.roster_path, federation.clock)
-        result, log, _ = play(federation, Remover(transport.sites), run_config(rounds=1), authorizer=Authorizer(inner))
+        result, log, _ = play(
+            federation,
+            Remover(transport.sites, clock=federation.clock),
+            run_config(rounds=1),
+            authorizer=Authorizer(inner),
+        )
     excluded = [event for event in log if event.type == "update.exclude"]
     assert [event.site for event in excluded] == [gone]  # type: ignore[attr-defined]
     commit = next(event for event in log if isinstance(event, AggregateCommit))
@@ -395,8 +399,8 @@ def test_a_late_receipt_is_logged_and_its_update_named_late(tmp_path: Path) -> N
             return [*back, *found]
 
     with sites_of(federation) as transport:
-        config = run_config(rounds=2, round_seconds=2, minimum_sites=3)
-        result, log, _ = play(federation, Slow(transport.sites), config)
+        config = run_config(rounds=2, minimum_sites=3)
+        result, log, _ = play(federation, Slow(transport.sites, clock=federation.clock), config)
     assert result.outcome == "completed"
     late = [event for event in log if event.type == "update.late"]
     assert [event.site for event in late] == [slow]  # type: ignore[attr-defined]
@@ -430,14 +434,13 @@ def test_an_aborted_try_does_not_convict_the_commit_after_it(tmp_path: Path) -> 
     def meddle(site: str, delivery: bytes) -> bytes | None:
         value = parse(delivery, limit=10_000_000)
         opened = [leaf for leaf in value["leaves"] if '"round.open"' in payload_of(leaf["leaf"])]
-        attempt = parse(payload_of(opened[-1]["leaf"]).encode())["attempt"] if opened else None
-        if (attempt == 0 and site in absent) or (attempt == 1 and site == first):
-            return None
-        return delivery
+        tried = parse(payload_of(opened[-1]["leaf"]).encode()) if opened else {"version": None, "attempt": None}
+        place = (tried["version"], tried["attempt"])
+        return None if (place == (0, 0) and site in absent) or (place == (0, 1) and site == first) else delivery
 
     with sites_of(federation) as transport:
         transport.meddle = meddle
-        config = run_config(rounds=2, round_seconds=3, minimum_sites=3, retries=1)
+        config = run_config(rounds=2, minimum_sites=3, retries=1)
         result, log, seen = play(federation, transport, config)
     assert result.outcome == "completed"
     commits = [event for event in log if isinstance(event, AggregateCommit)]
