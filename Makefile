@@ -52,7 +52,8 @@ bench: $(VENV)/.tested
 	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 crash: $(VENV)/.tested
-	$(BIN)/python -m pytest -n 2 -q tests/crash -m "crash_full or not crash_full"
+	$(BIN)/python -m counterseal.tests.crash.matrix
+	$(BIN)/python -m pytest -q tests/crash/test_processes.py
 
 fuzz: $(VENV)/.tested
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[fuzz]'
