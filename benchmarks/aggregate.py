@@ -1,7 +1,7 @@
 """Aggregation from sealed blobs: admission pass and combining pass, beside verifying and decrypting the same bytes.
 
-Budget (docs/design.md, section 10): at most 1.5 times the CPU of verifying and decrypting the bytes of its passes, and memory that does
-not depend on the size of the model. The next version is not sealed here: `benchmarks/blob.py` measures that.
+Budget (docs/design.md, section 10): at most 1.5 times the CPU of verifying and decrypting the bytes of its passes, and memory
+that does not depend on the size of the model. The next version is not sealed here: `benchmarks/blob.py` measures that.
 
     python benchmarks/aggregate.py [--mb 25 100] [--sites 4 16]
 """

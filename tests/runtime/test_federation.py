@@ -6,7 +6,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -384,19 +384,18 @@ def test_a_late_receipt_is_logged_and_its_update_named_late(tmp_path: Path) -> N
     federation = Federation.make(tmp_path / "fed", 4)
     slow = federation.sites[1]
 
-    class Slow(DirectTransport):
-        held: ClassVar[list[Any]] = []
+    held: list[Any] = []
 
+    class Slow(DirectTransport):
         def poll(self, timeout: float) -> list[Any]:
             found = super().poll(timeout)
-            trained = [
-                one for one in found if one.site == slow and len(self.seen) == 8
-            ]  # 4 witness, 4 train deliveries
-            if trained:
-                self.held += trained
-                return [one for one in found if one not in trained]
-            back, self.held = (self.held, []) if len(self.seen) > 8 else ([], self.held)
-            return [*back, *found]
+            if len(self.seen) == 8:  # 4 witness, 4 train deliveries
+                held.extend(one for one in found if one.site == slow)
+                return [one for one in found if one.site != slow]
+            if len(self.seen) > 8:
+                found = [*held, *found]
+                held.clear()
+            return found
 
     with sites_of(federation) as transport:
         config = run_config(rounds=2, minimum_sites=3)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from counterseal.audit.events import AggregateCommit, KeyRevoke, KeyRotate
+from counterseal.audit.evidence import Trust
 from counterseal.audit.source import FolderSource
-from counterseal.audit.verify import Trust, verify
+from counterseal.audit.verify import verify
 from counterseal.trust.canonical import canonical, parse
 from counterseal.trust.documents import sign
 from counterseal.trust.keys.member import MemberKeys
