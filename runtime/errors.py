@@ -7,6 +7,9 @@ RuntimeFault
 │   └── PluginError             a plug-in that is missing, not approved, or not what was approved
 ├── JournalError                another process holds the state folder
 ├── TransportError              a pipe or service between server and site broke its protocol
+├── ReplayError                 a replay that cannot begin: no auditor, another key, a log that does not hold
+│   ├── MissingEvidenceError    what the log names is not at hand, or other bytes lie there: UNDECIDED
+│   └── FalseCommitError        what the log says is not so: FAIL
 ├── RunError                    a run that cannot be started or resumed as asked
 ├── SiteError                   why a site gives no receipt
 │   ├── SiteHaltedError         it saw a fork or an equivocation, and waits for a person
@@ -141,6 +144,24 @@ class TransportError(RuntimeFault):
     """A pipe or service between server and site broke its protocol."""
 
     code = "transport"
+
+
+class ReplayError(RuntimeFault):
+    """A replay that cannot begin: no auditor, another key, a log that does not hold."""
+
+    code = "replay"
+
+
+class MissingEvidenceError(ReplayError):
+    """What the log names is not at hand, or other bytes lie in its place: nothing is decided."""
+
+    code = "replay_missing"
+
+
+class FalseCommitError(ReplayError):
+    """What the log says of a commit is not so."""
+
+    code = "replay_false"
 
 
 class RunError(RuntimeFault):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["answer_key", "global_manifest_key", "global_payload_key", "update_payload_key"]
+__all__ = ["answer_key", "global_manifest_key", "global_payload_key", "openings_key", "update_payload_key"]
 
 
 def global_payload_key(run: str, version: int) -> str:
@@ -17,6 +17,11 @@ def global_payload_key(run: str, version: int) -> str:
 def global_manifest_key(run: str, version: int) -> str:
     """Return the key of that model's manifest."""
     return f"runs/{run}/versions/{version:06d}/manifest"
+
+
+def openings_key(run: str, version: int) -> str:
+    """Return the key of what the auditor needs to replay the commit that made ``version``."""
+    return f"runs/{run}/versions/{version:06d}/openings"
 
 
 def update_payload_key(run: str, ticket: str) -> str:

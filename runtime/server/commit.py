@@ -3,6 +3,7 @@
 Coefficients from the charter's weights and the admitted statistics; one stream through parent and updates into a newly
 sealed model; one leaf that names the inputs in site order, commits to every coefficient with a salt of its own, and names
 everybody whose update is not in it, with the reason. Salts and manifest are journaled first, so a restart makes the same leaf.
+An auditor, if the charter names one, gets the openings sealed in the store (`openings`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from .admission import Admitted, open_update
 from .aggregate import combined
 from .models import Models
 from .office import Office, RunFile
+from .openings import put_openings
 from .tickets import Issued
 
 __all__ = ["Commitment", "commit", "float_bits"]
@@ -92,6 +94,7 @@ def commit(
         ),
     )
     office.publish()
+    put_openings(office, file, version + 1, inputs)
     values = {ticket.order.site: float(value) for (ticket, _), value in zip(inputs, coefficients, strict=True)}
     return Commitment(index, models.digest(version + 1), values)
 
