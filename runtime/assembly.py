@@ -34,7 +34,7 @@ from .transports.seam import Transport
 if TYPE_CHECKING:
     from .stores.s3_place import S3Place
 
-__all__ = ["now", "open_server", "open_site", "site_command"]
+__all__ = ["now", "open_server", "open_site", "open_store", "site_command"]
 
 
 def now() -> int:
@@ -88,7 +88,7 @@ def open_server(
         keys=keys,
         state=config.state,
         log=config.log,
-        store=_store(config.store, probe),
+        store=open_store(config.store, probe),
         authorizer=_authorizer(config, charter, clock),
         transport=transport,
         clock=clock,
@@ -129,7 +129,8 @@ def _authorizer(
     return RosterAuthorizer(config.roster, clock, group=group.id)
 
 
-def _store(config: StoreConfig, probe: Probe) -> ObjectStore:
+def open_store(config: StoreConfig, probe: Probe = silent) -> ObjectStore:
+    """Return the end of the store that ``config`` describes which needs credentials: the server's, or an auditor's to read."""
     if isinstance(config, DirectoryStoreConfig):
         return DirectoryStore(config.path, probe)
     from .stores.s3 import S3Store

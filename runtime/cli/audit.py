@@ -1,4 +1,7 @@
-"""`counterseal audit`: what an outside reviewer runs, with public keys and a copy of the log. No network, no torch, no boto3."""
+"""`counterseal audit`: what an outside reviewer runs, with public keys and a copy of the log. No network, no torch, no boto3.
+
+`replay` alone needs more: the auditor's key and the store (`audit_replay`).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .audit_replay import replay
 from .output import JsonFlag, console, emit, fields, plain
 
 if TYPE_CHECKING:
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
     from ...trust.charter.signing import SignedCharter
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and read a log that somebody else wrote.")
+app.command()(replay)
 
 _LIMIT = 16 << 20
 
@@ -129,7 +134,7 @@ def _charter(folder: Path, given: Path | None, digest: str | None) -> tuple[Sign
     from ...trust.errors import CharterError
 
     told = None if digest is None else read_fingerprint(digest)
-    found = _charter_beside(folder, told) if given is None else _charter_held(given)
+    found = _charter_beside(folder, told) if given is None else charter_held(given)
     if told is not None and found.digest != told:
         raise CharterError(
             "the charter is not the one with the digest that you were told",
@@ -139,7 +144,8 @@ def _charter(folder: Path, given: Path | None, digest: str | None) -> tuple[Sign
     return found, given is not None or told is not None
 
 
-def _charter_held(folder: Path) -> SignedCharter:
+def charter_held(folder: Path) -> SignedCharter:
+    """Return the charter in a member's own folder, verified; its key statements may have run out since."""
     from ...trust.strict_yaml import read_regular_file
 
     names = sorted((folder / "signatures").glob("*.charter-signature.counterseal.json"))

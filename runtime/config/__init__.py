@@ -1,7 +1,7 @@
 """Configuration: frozen models, YAML files whose errors name the line, and a published JSON Schema.
 
-`load_run`, `load_site` and `load_server` read a file; `json_schema` gives what an editor needs to help. The models can
-also be built in Python; relative paths are then left as they are.
+`load_run`, `load_site`, `load_server` and `load_store` read a file; `json_schema` gives what an editor needs to help. The
+models can also be built in Python; relative paths are then left as they are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from .parts import (
     PluginConfig,
     S3StoreConfig,
     StoreConfig,
+    StoreFileConfig,
 )
 from .run import (
     AggregationConfig,
@@ -55,11 +56,13 @@ __all__ = [
     "ServerConfig",
     "SiteConfig",
     "StoreConfig",
+    "StoreFileConfig",
     "TrainerConfig",
     "json_schema",
     "load_run",
     "load_server",
     "load_site",
+    "load_store",
 ]
 
 Which = Literal["run", "site", "server"]
@@ -102,6 +105,15 @@ def load_server(path: Path) -> ServerConfig:
     if run.evaluation.server and server.loader is None:
         raise ConfigError("the run says evaluation.server: true, but no loader is named", where=str(path))
     return server.model_copy(update={"run": run})
+
+
+def load_store(path: Path) -> StoreConfig:
+    """Return the store in the YAML file at ``path``: a ``store:`` block as in a site's configuration, and nothing else.
+
+    Raises:
+        ConfigError: with file and line of every problem.
+    """
+    return read_model(StoreFileConfig, read_text(path), file=str(path), folder=path.absolute().parent).store
 
 
 def json_schema(which: Which) -> dict[str, Any]:

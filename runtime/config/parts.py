@@ -40,6 +40,7 @@ __all__ = [
     "PluginName",
     "S3StoreConfig",
     "StoreConfig",
+    "StoreFileConfig",
 ]
 
 
@@ -133,6 +134,13 @@ class S3StoreConfig(Config):
 
 StoreConfig = Annotated[DirectoryStoreConfig | S3StoreConfig, Field(discriminator="kind")]
 """Where objects lie."""
+
+
+class StoreFileConfig(Config):
+    """A file that names a store and nothing else, for an auditor."""
+
+    store: StoreConfig
+    """Where the sealed blobs lie."""
 
 
 class _Source(Config):

@@ -197,7 +197,7 @@ def test_a_restart_puts_the_same_openings(tmp_path: Path, monkeypatch: pytest.Mo
 
 def favour(monkeypatch: pytest.MonkeyPatch) -> None:
     """Twice the share for the first site: committed, opened and applied."""
-    honest = NormClippedFedAvg.coefficients
+    honest: Any = NormClippedFedAvg.coefficients
 
     def coefficients(*arguments: Any) -> Any:
         found = honest(*arguments)
@@ -209,7 +209,7 @@ def favour(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def favour_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
     """One part in 2^15 more, committed, opened and applied."""
-    honest = NormClippedFedAvg.coefficients
+    honest: Any = NormClippedFedAvg.coefficients
 
     def coefficients(*arguments: Any) -> Any:
         return honest(*arguments) * np.float32(1 + 2**-15)
@@ -219,7 +219,7 @@ def favour_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def apply_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commit what the rule gives, apply something else."""
-    honest = aggregate.combined
+    honest: Any = aggregate.combined
     monkeypatch.setattr(COMBINED, lambda *a: honest(*a[:-1], a[-1] * np.float32(1.0001)))
 
 
