@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import shutil
@@ -20,6 +21,7 @@ from counterseal.audit.source import FolderSource
 from counterseal.runtime.config import AggregationConfig
 from counterseal.runtime.delivery import Opening
 from counterseal.runtime.errors import ReplayError
+from counterseal.runtime.journal import Journal
 from counterseal.runtime.places import global_manifest_key, openings_key, update_payload_key
 from counterseal.runtime.replay import Replay, Step, replay
 from counterseal.runtime.sealed_json import Openings, open_openings, seal_openings
@@ -164,31 +166,37 @@ def test_the_store_sees_no_opening_in_the_clear_and_no_telling_length(scene: Sce
         open_openings(data, MemberKeys.generate().opening, federation="test-federation", run=RUN, version=1)
 
 
-def test_a_restart_puts_the_same_openings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server dies between the put and its note of it, and does it again."""
-    federation = Federation.make(tmp_path / "fed", 3, auditor=True)
-    stored = openings.put_openings
+class Killed(Exception):
+    """The server dies here."""
 
-    class Killed(Exception):
-        pass
+
+@pytest.mark.parametrize("point", ["before the put", "after the put", "after the note"])
+def test_a_restart_puts_the_same_openings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    federation = Federation.make(tmp_path / "fed", 3, auditor=True)
+    stored, place = openings.put_openings, f"{RUN}/openings/1"
 
     def struck(office: Any, *arguments: Any) -> None:
         put = office.store.put
 
         def put_and_die(key: str, source: Any) -> None:
-            put(key, source)
-            raise Killed
+            if point != "before the put":
+                put(key, source)
+            if point != "after the note":
+                raise Killed
 
         with monkeypatch.context() as inner:
             inner.setattr(office.store, "put", put_and_die)
             stored(office, *arguments)
+        raise Killed
 
     with monkeypatch.context() as outer, pytest.raises(Killed):
         outer.setattr(commit, "put_openings", struck)
         play(federation)
-    before = federation.store().get(openings_key(RUN, 1), limit=1 << 24)
+    with contextlib.closing(Journal(federation.folder / "server" / "server.sqlite")) as journal:
+        noted = journal.get(place)
     play(federation)
-    assert federation.store().get(openings_key(RUN, 1), limit=1 << 24) == before
+    found = federation.store().get(openings_key(RUN, 1), limit=1 << 24)
+    assert noted == ("stored" if point == "after the note" else base64.b64encode(found).decode())
     assert [step.status for step in Scene(federation).replay().steps] == [Status.PASS, Status.PASS]
 
 
