@@ -69,3 +69,12 @@ def test_finite() -> None:
     for value in (math.nan, math.inf):
         with pytest.raises(ValueError):
             canonical(value)
+
+
+@pytest.mark.parametrize("tail", [b"", b"[" * 70, b'"'])
+def test_reading_takes_time_in_proportion(tail: bytes) -> None:
+    """Unclosed strings full of escapes: a scan that began again at each quote would take hours."""
+    with pytest.raises(MalformedError):
+        parse(b'"\\' * 500_000 + tail, limit=2_000_000)
+    with pytest.raises(MalformedError):
+        parse(b'["\\"' * 250_000 + tail, limit=2_000_000)
