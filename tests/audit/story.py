@@ -249,6 +249,7 @@ def one_round(story: Story, version: int, model: str) -> str:
     used = [item.site for item in inputs]
     commit = AggregateCommit(
         **about,
+        attempt=0,
         parent=model,
         inputs=tuple(inputs),
         excluded=tuple(Excluded(site=site, reason="rejected") for site in SITES if site not in used),
