@@ -30,13 +30,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from .evidence import Evidence, Trust, gather
-from .findings import Finding, Findings, Outcome, Status, judge
-from .leaf_checks import Reading, check_actors, check_leaves, read_events
-from .receipt_checks import check_contradictions, check_membership, check_receipts
-from .run_checks import Runs, replay_runs
-from .source import LogSource
-from .tree_checks import check_checkpoints, check_entries, check_prefixes, check_quorum, check_tiles
+from .checks.evidence import Evidence, Trust, gather
+from .checks.findings import Finding, Findings, Outcome, Status, judge
+from .checks.leaf_checks import Reading, check_actors, check_leaves, read_events
+from .checks.receipt_checks import check_contradictions, check_membership, check_receipts
+from .checks.run_checks import Runs, replay_runs
+from .checks.source import LogSource
+from .checks.tree_checks import check_checkpoints, check_entries, check_prefixes, check_quorum, check_tiles
 
 __all__ = ["OBLIGATIONS", "verify"]
 

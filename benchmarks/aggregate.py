@@ -19,9 +19,9 @@ import numpy as np
 
 from counterseal.algorithms.rule import UpdateMeta, make_rule
 from counterseal.parameters import Schema, encode
-from counterseal.runtime.server.admission import measure
-from counterseal.runtime.server.aggregate import combined
-from counterseal.runtime.server.fingerprint import Fingerprint
+from counterseal.runtime.server.rounds.admission import measure
+from counterseal.runtime.server.rounds.aggregate import combined
+from counterseal.runtime.server.rounds.fingerprint import Fingerprint
 from counterseal.trust.blob import BlobKind, FileSource, Place, open_blob, seal
 from counterseal.trust.blob.open import Opened
 from counterseal.trust.keys.sealing import OpeningKey

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from counterseal.audit.checks.evidence import Trust, gather
+from counterseal.audit.checks.source import FolderSource
 from counterseal.audit.events import FederationCreate, RunStart, TicketExpire, TicketIssue
-from counterseal.audit.evidence import Trust, gather
-from counterseal.audit.log import Log
-from counterseal.audit.merkle import root_of
-from counterseal.audit.source import FolderSource
+from counterseal.audit.tlog.log import Log
+from counterseal.audit.tlog.merkle import root_of
 from counterseal.audit.verify import verify
 from counterseal.tests.audit.story import NOW, ORIGIN, RULE, SERVER, SITES, digest, federation
 from counterseal.trust.documents import sign

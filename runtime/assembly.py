@@ -13,7 +13,6 @@ from ..trust.charter.signing import SignedCharter
 from ..trust.group import RosterAuthorizer
 from ..trust.keys.custody import load_folder
 from ..trust.keys.member import MemberKeys
-from .charter_folder import read_charter_folder
 from .config import (
     DirectoryStoreConfig,
     S3StoreConfig,
@@ -22,6 +21,7 @@ from .config import (
     StoreConfig,
 )
 from .errors import ConfigError
+from .founding.charter_folder import read_charter_folder
 from .progress import Observer, ignore
 from .server.server import Server
 from .site.site import Site

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..audit.checkpoint import Checkpoint
-from ..audit.cosignature import CosignedCheckpoint, Witnesses
 from ..audit.errors import QuorumError
-from ..audit.merkle import require_consistency
+from ..audit.tlog.checkpoint import Checkpoint
+from ..audit.tlog.cosignature import CosignedCheckpoint, Witnesses
+from ..audit.tlog.merkle import require_consistency
 from ..trust import dsse
 from ..trust.charter.model import Charter
 from ..trust.charter.signing import SignedCharter

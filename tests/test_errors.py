@@ -16,9 +16,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "errors.md"
 FOLDERS = ("algorithms", "audit", "privacy", "runtime", "trust", "errors", "parameters")
 INTRODUCTION = """# Errors
 
-Every error that counterseal raises for somebody's bad input, bad bytes or bad luck is in this tree. `str(error)` says where, what was
-wrong and what to do; `error.code` is the reason code, the only part of an error that is ever sent to a peer or written to the log.
-Anything else that escapes is a bug: please report it. (Drawn from the classes by `tests/test_errors.py`.)
+Every error that counterseal raises for somebody's bad input, bad bytes or bad luck is in this tree. `str(error)` says where,
+what was wrong and what to do; `error.code` is the reason code, the only part of an error that is ever sent to a peer or
+written to the log. Anything else that escapes is a bug: please report it. (Drawn from the classes by `tests/test_errors.py`.)
 
 """
 

@@ -26,7 +26,9 @@ LIMIT = 1 << 20
 """Bytes of the largest JSON document read by default."""
 
 _DEPTH = 64
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.S)  # an unclosed string ends with the data: never read twice
+_TOKEN = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+"?|[\[{]|[\]}]', re.S
+)  # an unclosed string ends with the data: never read twice
 _SAFE = 2**53 - 1
 
 

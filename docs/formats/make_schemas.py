@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 from counterseal.audit.events import EVENTS
 from counterseal.runtime.config import json_schema
 from counterseal.runtime.delivery import Answer, Delivery
-from counterseal.runtime.founding_draft import Request
+from counterseal.runtime.founding.draft import Request
 from counterseal.runtime.stores.grants import Grant
 from counterseal.trust.blob.manifest import Manifest
 from counterseal.trust.charter.model import Charter

@@ -14,7 +14,7 @@ from .audit_replay import replay
 from .output import JsonFlag, console, emit, fields, plain
 
 if TYPE_CHECKING:
-    from ...audit.findings import Findings
+    from ...audit.checks.findings import Findings
     from ...trust.charter.signing import SignedCharter
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and read a log that somebody else wrote.")
@@ -46,8 +46,8 @@ def verify(
 
     Example: counterseal audit verify server/log --digest "91f0 3c22 ..."
     """
-    from ...audit.evidence import Trust
-    from ...audit.source import FolderSource
+    from ...audit.checks.evidence import Trust
+    from ...audit.checks.source import FolderSource
     from ...audit.verify import verify as check
 
     found, compared = _charter(folder, charter, digest)
@@ -108,9 +108,9 @@ def proof(
     Example: counterseal audit proof server/log --index 41 --out commit.tlog-proof
     """
     from ...audit.errors import CheckpointError, ProofError
-    from ...audit.merkle import leaf_hash
-    from ...audit.proof import LogProof
-    from ...audit.tree import Tree
+    from ...audit.tlog.merkle import leaf_hash
+    from ...audit.tlog.proof import LogProof
+    from ...audit.tlog.tree import Tree
     from ...durable import create_file
     from .timeline import read_copy
 
@@ -200,7 +200,7 @@ def _objects(folder: Path) -> dict[str, bytes]:
 
 
 def _policy(path: Path) -> Any:
-    from ...audit.policy import Policy
+    from ...audit.tlog.policy import Policy
 
     return Policy.parse(path.read_text(encoding="utf-8", errors="replace"))
 

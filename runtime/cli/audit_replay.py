@@ -11,7 +11,7 @@ from .output import EnvironmentFault, JsonFlag, console, emit, fields, plain
 from .secrets import FromCommand, FromEnvironment, FromFile, unlock
 
 if TYPE_CHECKING:
-    from ..replay import Replay, Step
+    from ..replaying.replay import Replay, Step
     from ..stores.seam import ObjectStore
 
 __all__ = ["replay"]
@@ -38,8 +38,8 @@ def replay(
 
     Example: counterseal audit replay server/log --charter charter --store store --keys keys --passphrase-file passphrase
     """
-    from ...audit.source import FolderSource
-    from ..replay import replay as recompute
+    from ...audit.checks.source import FolderSource
+    from ..replaying.replay import replay as recompute
     from .audit import charter_held
 
     opening = unlock(keys, passphrase_file, passphrase_env, passphrase_command).opening

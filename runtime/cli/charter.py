@@ -81,7 +81,7 @@ def sign(
     """
     from ...durable import create_file
     from ...trust.charter.signing import sign_charter
-    from ..charter_folder import signature_file
+    from ..founding.charter_folder import signature_file
 
     known = _known(old)
     _, raw = _draft(file, known)
@@ -107,7 +107,7 @@ def assemble(
     """
     from ...trust.charter.signing import verify_charter
     from ...trust.strict_yaml import read_regular_file
-    from ..charter_folder import write_charter_folder
+    from ..founding.charter_folder import write_charter_folder
 
     _, raw = _draft(file, {})
     found = [read_regular_file(path, limit=1 << 20, what="charter signature") for path in signatures]
@@ -181,7 +181,7 @@ def _draft(file: Path, known: Statements) -> tuple[Charter, bytes]:
 
 
 def _signed(folder: Path) -> SignedCharter:
-    from ..charter_folder import read_charter_folder
+    from ..founding.charter_folder import read_charter_folder
 
     return read_charter_folder(folder, now=int(time.time()))
 

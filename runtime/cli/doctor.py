@@ -106,7 +106,7 @@ class _Site:
 
     def charter(self) -> str:
         """Verify the charter, and that it names this site with these keys."""
-        from ..charter_folder import read_charter_folder
+        from ..founding.charter_folder import read_charter_folder
 
         settings = self._settings
         found = read_charter_folder(settings.charter, now=self._now)

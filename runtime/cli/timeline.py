@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ...audit.checkpoint import Checkpoint
+from ...audit.checks.source import FolderSource
 from ...audit.errors import CheckpointError
 from ...audit.events import Event, peek_event
-from ...audit.note import Note
-from ...audit.source import FolderSource
-from ...audit.tiles import decode_bundle, entry_bundles
+from ...audit.tlog.checkpoint import Checkpoint
+from ...audit.tlog.note import Note
+from ...audit.tlog.tiles import decode_bundle, entry_bundles
 from ...errors import CountersealError
 
 __all__ = ["Copy", "Line", "concerns", "lines", "read_copy", "when"]

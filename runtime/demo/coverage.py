@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...audit.findings import Status
+from ...audit.checks.findings import Status
 from ...trust.charter.model import Caveat
 from .play import DemoResult
 

@@ -28,20 +28,20 @@ from typing import Any
 
 import numpy as np
 
-from ...audit.evidence import Trust
-from ...audit.findings import Findings
-from ...audit.source import FolderSource
+from ...audit.checks.evidence import Trust
+from ...audit.checks.findings import Findings
+from ...audit.checks.source import FolderSource
 from ...audit.verify import verify
 from ...durable import create_file, make_folder, replace_file
 from ...trust.canonical import canonical
 from ..api import run_federation
 from ..assembly import site_command
-from ..charter_folder import read_charter_folder
 from ..config import ConfigError, LoaderConfig, S3StoreConfig, load_server
 from ..delivery import ANSWER_BYTES
-from ..founding import Founded, found_federation
+from ..founding.charter_folder import read_charter_folder
+from ..founding.federation import Founded, found_federation
 from ..progress import Progress, RoundDone, RunStarted
-from ..server.receipts import read_answer
+from ..server.correspondence.receipts import read_answer
 from ..server.run import RunResult
 from ..stores.directory import DirectoryStore
 from ..stores.local_s3 import LocalS3

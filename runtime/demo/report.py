@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from ...audit.checks.evidence import Trust, gather
+from ...audit.checks.findings import Status
+from ...audit.checks.source import FolderSource
 from ...audit.events import Event, peek_event
-from ...audit.evidence import Trust, gather
-from ...audit.findings import Status
 from ...audit.show import Row, timeline
-from ...audit.source import FolderSource
 from ...trust.charter.signing import fingerprint
 from ...trust.errors import TrustError
 from ..errors import ConfigError

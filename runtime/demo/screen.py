@@ -26,7 +26,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from ...audit.findings import Status
+from ...audit.checks.findings import Status
 from ...trust.charter.signing import fingerprint
 from ..progress import RoundDone, RoundStarted, RunDone, RunStarted, SiteDone
 from .baselines import CENTRALISED

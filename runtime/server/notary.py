@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ...audit.checkpoint import Checkpoint
 from ...audit.events import Event
-from ...audit.log import Log
+from ...audit.tlog.checkpoint import Checkpoint
+from ...audit.tlog.log import Log
 from ...durable import Probe, create_file, make_folder, silent
 from ...trust.documents import sign
 from ...trust.identifiers import sha256

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...algorithms.rule import AggregationRule
-from ...audit.checkpoint import Checkpoint
 from ...audit.events import RunStart
+from ...audit.tlog.checkpoint import Checkpoint
 from ...durable import Probe
 from ...parameters import Schema
 from ...trust.blob.manifest import BlobKind, Place
@@ -23,7 +23,7 @@ from ..progress import Observer
 from ..stores.seam import ObjectStore
 from ..training.seam import Trainer
 from ..transports.seam import Transport
-from .filing import Filing
+from .correspondence.filing import Filing
 from .gate import Gate
 from .notary import Notary
 

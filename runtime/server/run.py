@@ -19,14 +19,14 @@ from ..config import RunConfig
 from ..errors import RunError
 from ..progress import RoundDone, RunDone, RunStarted
 from ..training.seam import Array
-from .admission import Admitted
-from .errand import Errand, Errands
+from .correspondence.errand import Errand, Errands
+from .correspondence.quorum import Quorums
+from .correspondence.tickets import Counter
 from .models import Models
 from .office import Office, RunFile
-from .quorum import Quorums
-from .round import Round, RoundEnd
+from .rounds.admission import Admitted
+from .rounds.round import Round, RoundEnd
 from .start import start_run
-from .tickets import Counter
 
 __all__ = ["RunResult", "run_to_end"]
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ...audit.events import Event, FederationCreate, MemberAdd
-from ...audit.log import Log
+from ...audit.tlog.log import Log
 from ...durable import Probe, make_folder, silent
 from ...trust.charter.model import Member
 from ...trust.charter.signing import SignedCharter
@@ -30,7 +30,7 @@ from ..progress import Observer, ignore
 from ..stores.seam import ObjectStore
 from ..training.seam import Array, Trainer
 from ..transports.seam import Transport
-from .filing import Filing
+from .correspondence.filing import Filing
 from .gate import Gate
 from .notary import Notary
 from .office import Office

@@ -18,8 +18,8 @@ from ..config import RunConfig
 from ..environment import environment_digest
 from ..errors import RunError
 from ..training.seam import Array
-from .fingerprint import fingerprint_key
 from .office import Office, RunFile
+from .rounds.fingerprint import fingerprint_key
 
 __all__ = ["forget_run_key", "start_run"]
 

@@ -27,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from ...audit.checkpoint import Checkpoint
+from ...audit.checks.leaf_checks import actor_fault
 from ...audit.errors import QuorumError
 from ...audit.events import (
     AggregateCommit,
@@ -42,9 +42,9 @@ from ...audit.events import (
     peek_event,
 )
 from ...audit.governance import GOVERNING
-from ...audit.leaf_checks import actor_fault
-from ...audit.merkle import leaf_hash, require_inclusion
-from ...audit.witness import WitnessState, advance
+from ...audit.tlog.checkpoint import Checkpoint
+from ...audit.tlog.merkle import leaf_hash, require_inclusion
+from ...audit.tlog.witness import WitnessState, advance
 from ...trust.documents import Signed
 from ...trust.errors import (
     EquivocationError,

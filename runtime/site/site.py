@@ -29,7 +29,7 @@ from typing import Literal, Self
 from ...audit.errors import ForkError
 from ...audit.events import Place as LogPlace
 from ...audit.events import ReceiptFile
-from ...audit.witness import cosign
+from ...audit.tlog.witness import cosign
 from ...durable import Probe, silent
 from ...errors import CountersealError
 from ...trust.canonical import canonical, parse

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...audit.witness import WitnessState
+from ...audit.tlog.witness import WitnessState
 from ...durable import Probe, make_folder, silent
 from ...trust.documents import Signed
 from ...trust.tickets import Ticket

@@ -17,7 +17,7 @@ from counterseal.audit.events import (
     TicketIssue,
     peek_event,
 )
-from counterseal.audit.log import Log
+from counterseal.audit.tlog.log import Log
 from counterseal.runtime.delivery import Opening
 from counterseal.runtime.sealed_json import seal_opening
 from counterseal.runtime.site.work import run_key

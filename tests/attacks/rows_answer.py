@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from counterseal.audit.checkpoint import Checkpoint
-from counterseal.audit.cosignature import cosign
 from counterseal.audit.events import Place as LogPlace
 from counterseal.audit.events import ReceiptFile
+from counterseal.audit.tlog.checkpoint import Checkpoint
+from counterseal.audit.tlog.cosignature import cosign
 from counterseal.parameters import Schema, TensorSpec
 from counterseal.trust.canonical import canonical
 from counterseal.trust.documents import parse_document, sign

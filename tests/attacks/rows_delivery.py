@@ -99,7 +99,7 @@ def break_cosignature(value: dict[str, Any]) -> None:
 
 def old_quorum(world: World) -> bytes:
     """Show the quorum of two versions ago, with a true consistency proof."""
-    from counterseal.audit.log import Log
+    from counterseal.audit.tlog.log import Log
 
     from .world import SERVER
 

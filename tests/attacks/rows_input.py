@@ -18,20 +18,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from counterseal.audit.checkpoint import open_checkpoint
-from counterseal.audit.cosignature import CosignedCheckpoint
 from counterseal.audit.events import open_event, peek_event
-from counterseal.audit.note import Note
-from counterseal.audit.policy import Policy
-from counterseal.audit.proof import LogProof
-from counterseal.audit.tiles import decode_bundle
-from counterseal.audit.witness import WitnessState
+from counterseal.audit.tlog.checkpoint import open_checkpoint
+from counterseal.audit.tlog.cosignature import CosignedCheckpoint
+from counterseal.audit.tlog.note import Note
+from counterseal.audit.tlog.policy import Policy
+from counterseal.audit.tlog.proof import LogProof
+from counterseal.audit.tlog.tiles import decode_bundle
+from counterseal.audit.tlog.witness import WitnessState
 from counterseal.errors import CountersealError
 from counterseal.parameters import Schema, check_header, decode
-from counterseal.runtime.charter_folder import read_charter_folder
 from counterseal.runtime.config import load_run, load_server, load_site
 from counterseal.runtime.delivery import Answer, Delivery
-from counterseal.runtime.server.receipts import read_answer
+from counterseal.runtime.founding.charter_folder import read_charter_folder
+from counterseal.runtime.server.correspondence.receipts import read_answer
 from counterseal.runtime.stores.grants import Grant
 from counterseal.runtime.transports.frames import read_frame
 from counterseal.trust.blob.manifest import Place, read_manifest

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from counterseal.audit.checkpoint import Checkpoint, sign_checkpoint
+from counterseal.audit.checks.evidence import Trust
+from counterseal.audit.checks.findings import Status
+from counterseal.audit.checks.source import FolderSource
 from counterseal.audit.events import (
     AggregateCommit,
     Event,
@@ -21,9 +23,7 @@ from counterseal.audit.events import (
     TicketIssue,
     UpdateAdmit,
 )
-from counterseal.audit.evidence import Trust
-from counterseal.audit.findings import Status
-from counterseal.audit.source import FolderSource
+from counterseal.audit.tlog.checkpoint import Checkpoint, sign_checkpoint
 from counterseal.audit.verify import verify
 from counterseal.trust.identifiers import sha256
 from counterseal.trust.keys.member import MemberKeys

@@ -24,7 +24,7 @@ from counterseal.audit.events import (
     commitment,
     salt,
 )
-from counterseal.runtime.server.commit import float_bits
+from counterseal.runtime.server.rounds.commit import float_bits
 from counterseal.trust.canonical import canonical
 from counterseal.trust.documents import Signed
 from counterseal.trust.keys.sealing import OpeningKey

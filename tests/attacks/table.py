@@ -62,7 +62,7 @@ NOT_COVERED: tuple[tuple[str, str], ...] = (
     ),
     (
         "False arithmetic",
-        "Who holds the inputs can replay a commit; this table does not. The site checks its own coefficient only.",
+        "A site checks its own coefficient only. The charter's auditor replays every commit (`tests/runtime/test_replay.py`); without one, nobody does.",
     ),
     (
         "To whom a server gives the model",

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from counterseal.runtime.server.receipts import read_answer
+from counterseal.runtime.server.correspondence.receipts import read_answer
 from counterseal.trust.canonical import canonical
 from counterseal.trust.dsse import read
 

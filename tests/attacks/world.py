@@ -21,10 +21,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
+from counterseal.audit.checks.evidence import Trust
+from counterseal.audit.checks.findings import Status
+from counterseal.audit.checks.source import FolderSource
 from counterseal.audit.events import AggregateCommit, Event, TicketExpire, UpdateReject, peek_event
-from counterseal.audit.evidence import Trust
-from counterseal.audit.findings import Status
-from counterseal.audit.source import FolderSource
 from counterseal.audit.verify import verify
 from counterseal.runtime.delivery import Answer
 from counterseal.runtime.progress import Progress, SiteDone

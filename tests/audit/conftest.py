@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from counterseal.audit.log import Log
+from counterseal.audit.tlog.log import Log
 from counterseal.durable import Probe, silent
 from counterseal.trust.keys.signing import SoftwareSigner
 

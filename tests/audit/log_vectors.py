@@ -9,14 +9,14 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from counterseal.audit.checkpoint import Checkpoint, log_key, sign_checkpoint
-from counterseal.audit.cosignature import cosign, witness_key
-from counterseal.audit.log import Log
-from counterseal.audit.merkle import leaf_hash
-from counterseal.audit.note import NoteSignature
-from counterseal.audit.policy import Group, Policy, PolicyWitness
-from counterseal.audit.proof import LogProof
-from counterseal.audit.tree import Tree
+from counterseal.audit.tlog.checkpoint import Checkpoint, log_key, sign_checkpoint
+from counterseal.audit.tlog.cosignature import cosign, witness_key
+from counterseal.audit.tlog.log import Log
+from counterseal.audit.tlog.merkle import leaf_hash
+from counterseal.audit.tlog.note import NoteSignature
+from counterseal.audit.tlog.policy import Group, Policy, PolicyWitness
+from counterseal.audit.tlog.proof import LogProof
+from counterseal.audit.tlog.tree import Tree
 from counterseal.trust.keys.signing import SoftwareSigner
 
 ORIGIN = "counterseal.example/federation-7"

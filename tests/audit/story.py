@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from counterseal.audit.cosignature import cosign
 from counterseal.audit.events import (
     AggregateCommit,
     Decision,
@@ -30,7 +29,8 @@ from counterseal.audit.events import (
     UpdateAdmit,
     UpdateReject,
 )
-from counterseal.audit.log import Log
+from counterseal.audit.tlog.cosignature import cosign
+from counterseal.audit.tlog.log import Log
 from counterseal.trust.charter.model import Aggregation, Charter, Group, Limits, Member, QuorumTerms
 from counterseal.trust.charter.signing import SignedCharter, sign_charter, verify_charter
 from counterseal.trust.documents import sign

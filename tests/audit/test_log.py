@@ -11,8 +11,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterseal.audit.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
-from counterseal.audit.cosignature import cosign
 from counterseal.audit.errors import (
     AuditError,
     CheckpointError,
@@ -23,10 +21,12 @@ from counterseal.audit.errors import (
     NoteError,
     ProofError,
 )
-from counterseal.audit.journal import Journal
-from counterseal.audit.log import Log
-from counterseal.audit.merkle import leaf_hash, require_consistency, require_inclusion, root_of
-from counterseal.audit.tiles import decode_bundle
+from counterseal.audit.tlog.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
+from counterseal.audit.tlog.cosignature import cosign
+from counterseal.audit.tlog.journal import Journal
+from counterseal.audit.tlog.log import Log
+from counterseal.audit.tlog.merkle import leaf_hash, require_consistency, require_inclusion, root_of
+from counterseal.audit.tlog.tiles import decode_bundle
 from counterseal.trust.keys.signing import SoftwareSigner
 
 ORIGIN = "counterseal.example/f7"

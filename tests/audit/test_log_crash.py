@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from counterseal.audit import log as log_module
-from counterseal.audit.checkpoint import open_checkpoint
-from counterseal.audit.cosignature import cosign
 from counterseal.audit.errors import LogClosedError, LogCorruptError
-from counterseal.audit.journal import Journal
-from counterseal.audit.log import Log
-from counterseal.audit.merkle import require_consistency, root_of
+from counterseal.audit.tlog import log as log_module
+from counterseal.audit.tlog.checkpoint import open_checkpoint
+from counterseal.audit.tlog.cosignature import cosign
+from counterseal.audit.tlog.journal import Journal
+from counterseal.audit.tlog.log import Log
+from counterseal.audit.tlog.merkle import require_consistency, root_of
 from counterseal.trust.keys.signing import SoftwareSigner
 
 ORIGIN = "counterseal.example/f7"

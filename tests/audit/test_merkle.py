@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pymerkle import InmemoryTree
 
 from counterseal.audit.errors import ProofError
-from counterseal.audit.merkle import (
+from counterseal.audit.tlog.merkle import (
     EMPTY_ROOT,
     Frontier,
     leaf_hash,
@@ -20,7 +20,7 @@ from counterseal.audit.merkle import (
     require_inclusion,
     root_of,
 )
-from counterseal.audit.tree import Tree
+from counterseal.audit.tlog.tree import Tree
 
 # The leaves and roots with which Certificate Transparency implementations are tested.
 CT_LEAVES = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657", "606162636465666768696a6b6c6d6e6f"]

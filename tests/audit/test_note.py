@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counterseal.audit.errors import NoteError
-from counterseal.audit.note import Note, NoteKey, NoteSignature, NoteType, sign_note
+from counterseal.audit.tlog.note import Note, NoteKey, NoteSignature, NoteType, sign_note
 from counterseal.trust.errors import WeakKeyError
 from counterseal.trust.keys.signing import SoftwareSigner, VerifyingKey
 

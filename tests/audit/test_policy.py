@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from counterseal.audit.checkpoint import log_key
-from counterseal.audit.cosignature import CosignedCheckpoint, Witnesses, cosign, witness_key
 from counterseal.audit.errors import CheckpointError, PolicyError, ProofError, QuorumError
-from counterseal.audit.log import Log
-from counterseal.audit.note import NoteSignature
-from counterseal.audit.policy import Policy
-from counterseal.audit.proof import LogProof
+from counterseal.audit.tlog.checkpoint import log_key
+from counterseal.audit.tlog.cosignature import CosignedCheckpoint, Witnesses, cosign, witness_key
+from counterseal.audit.tlog.log import Log
+from counterseal.audit.tlog.note import NoteSignature
+from counterseal.audit.tlog.policy import Policy
+from counterseal.audit.tlog.proof import LogProof
 from counterseal.trust.keys.signing import SoftwareSigner
 
 ORIGIN = "counterseal.example/f7"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from counterseal.audit import show
 from counterseal.audit.events import EVENTS
-from counterseal.audit.log import Log
 from counterseal.audit.show import plain, timeline
+from counterseal.audit.tlog.log import Log
 from counterseal.tests.audit.story import NOW, ORIGIN, SERVER, SITES, Story, tell
 from counterseal.trust.canonical import canonical
 from counterseal.trust.dsse import sign

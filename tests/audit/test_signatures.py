@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from counterseal.audit import signatures
-from counterseal.audit.signatures import Claim, hold
+from counterseal.audit.checks import signatures
+from counterseal.audit.checks.signatures import Claim, hold
 from counterseal.trust.keys.signing import SoftwareSigner
 
 FORGED = {0, 7, 399, 400, 401, 799}

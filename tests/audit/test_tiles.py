@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from counterseal.audit.errors import LeafError, ProofError
-from counterseal.audit.merkle import leaf_hash, root_of
-from counterseal.audit.tiles import Tile, decode_bundle, encode_bundle, hash_tiles
-from counterseal.audit.tree import Tree
+from counterseal.audit.tlog.merkle import leaf_hash, root_of
+from counterseal.audit.tlog.tiles import Tile, decode_bundle, encode_bundle, hash_tiles
+from counterseal.audit.tlog.tree import Tree
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from counterseal.audit.errors import AuditError
-from counterseal.audit.merkle import leaf_hash, require_consistency, require_inclusion
-from counterseal.audit.policy import Policy
-from counterseal.audit.proof import LogProof
+from counterseal.audit.tlog.merkle import leaf_hash, require_consistency, require_inclusion
+from counterseal.audit.tlog.policy import Policy
+from counterseal.audit.tlog.proof import LogProof
 from counterseal.tests.audit import log_vectors
 
 FOLDER = Path(__file__).parent.parent / "vectors" / "log"

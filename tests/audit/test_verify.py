@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from counterseal.audit.checkpoint import Checkpoint, log_key, sign_checkpoint
-from counterseal.audit.cosignature import Witnesses, cosign
+from counterseal.audit.checks.evidence import Trust
+from counterseal.audit.checks.findings import Findings, Status
+from counterseal.audit.checks.source import FolderSource
 from counterseal.audit.events import (
     AggregateCommit,
     Event,
@@ -26,12 +27,11 @@ from counterseal.audit.events import (
     TicketIssue,
     UpdateExclude,
 )
-from counterseal.audit.evidence import Trust
-from counterseal.audit.findings import Findings, Status
-from counterseal.audit.log import Log
-from counterseal.audit.note import NoteSignature
-from counterseal.audit.policy import Policy
-from counterseal.audit.source import FolderSource
+from counterseal.audit.tlog.checkpoint import Checkpoint, log_key, sign_checkpoint
+from counterseal.audit.tlog.cosignature import Witnesses, cosign
+from counterseal.audit.tlog.log import Log
+from counterseal.audit.tlog.note import NoteSignature
+from counterseal.audit.tlog.policy import Policy
 from counterseal.audit.verify import OBLIGATIONS, verify
 from counterseal.tests.audit.story import NOW, ORIGIN, SERVER, SITES, Said, Story, digest, federation, statement, tell
 from counterseal.trust.documents import sign

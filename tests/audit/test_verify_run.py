@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from counterseal.audit.checks.evidence import Trust, gather
+from counterseal.audit.checks.findings import Status
+from counterseal.audit.checks.leaf_checks import read_events
+from counterseal.audit.checks.source import FolderSource
 from counterseal.audit.events import AggregateCommit, RoundAbort, RunEnd
-from counterseal.audit.evidence import Trust, gather
-from counterseal.audit.findings import Status
-from counterseal.audit.leaf_checks import read_events
-from counterseal.audit.source import FolderSource
 from counterseal.audit.verify import verify
 from counterseal.tests.federation import DirectTransport, Federation, run_config
 from counterseal.trust.dsse import read

@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterseal.audit.checkpoint import Checkpoint, log_key, open_checkpoint, sign_checkpoint
-from counterseal.audit.cosignature import CosignedCheckpoint, Witnesses, cosign, require_cosignature, witness_key
 from counterseal.audit.errors import (
     CheckpointError,
     ForkError,
@@ -19,10 +17,12 @@ from counterseal.audit.errors import (
     PolicyError,
     RollbackError,
 )
-from counterseal.audit.merkle import EMPTY_ROOT, leaf_hash
-from counterseal.audit.note import Note, NoteSignature, sign_note
-from counterseal.audit.tree import Tree
-from counterseal.audit.witness import WitnessState, advance
+from counterseal.audit.tlog.checkpoint import Checkpoint, log_key, open_checkpoint, sign_checkpoint
+from counterseal.audit.tlog.cosignature import CosignedCheckpoint, Witnesses, cosign, require_cosignature, witness_key
+from counterseal.audit.tlog.merkle import EMPTY_ROOT, leaf_hash
+from counterseal.audit.tlog.note import Note, NoteSignature, sign_note
+from counterseal.audit.tlog.tree import Tree
+from counterseal.audit.tlog.witness import WitnessState, advance
 from counterseal.trust.errors import MalformedError
 from counterseal.trust.keys.signing import SoftwareSigner
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from counterseal.audit.evidence import Trust
-from counterseal.audit.findings import Status
-from counterseal.audit.source import FolderSource
+from counterseal.audit.checks.evidence import Trust
+from counterseal.audit.checks.findings import Status
+from counterseal.audit.checks.source import FolderSource
 from counterseal.audit.verify import verify
 from counterseal.runtime.server.run import RunResult
 from counterseal.tests.federation import SERVER, DirectTransport, Federation, run_config

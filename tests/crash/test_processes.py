@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from counterseal.runtime.config import LoaderConfig
-from counterseal.runtime.founding import Founded, found_federation
+from counterseal.runtime.founding.federation import Founded, found_federation
 from counterseal.runtime.training.arrays import write_arrays
 from counterseal.tests.federation import data_of, run_config
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from counterseal.audit.checks.evidence import Evidence, Trust, gather
+from counterseal.audit.checks.findings import Status
+from counterseal.audit.checks.source import FolderSource
 from counterseal.audit.events import AggregateCommit, Event, ModelRelease, ReceiptFile, RunEnd, RunStart, peek_event
-from counterseal.audit.evidence import Evidence, Trust, gather
-from counterseal.audit.findings import Status
-from counterseal.audit.merkle import leaf_hash, require_inclusion
-from counterseal.audit.source import FolderSource
+from counterseal.audit.tlog.merkle import leaf_hash, require_inclusion
 from counterseal.audit.verify import verify
 from counterseal.runtime.journal import Journal
 from counterseal.trust.canonical import parse

@@ -6,8 +6,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from counterseal.audit.checks.leaf_checks import actor_fault
 from counterseal.audit.events import EVENTS, Event
-from counterseal.audit.leaf_checks import actor_fault
 from counterseal.trust.documents import sign
 from counterseal.trust.identifiers import sha256
 from counterseal.trust.keys.signing import SoftwareSigner

@@ -15,7 +15,7 @@ import pytest
 from counterseal.audit.events import EVENTS, open_event
 from counterseal.errors import CountersealError
 from counterseal.runtime.delivery import Answer, Delivery
-from counterseal.runtime.server.receipts import read_answer
+from counterseal.runtime.server.correspondence.receipts import read_answer
 from counterseal.runtime.transports.frames import read_frame, write_frame
 from counterseal.trust import dsse
 from counterseal.trust.canonical import canonical, parse

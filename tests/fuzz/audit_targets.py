@@ -7,16 +7,16 @@ import struct
 from functools import cache
 from pathlib import Path
 
-from counterseal.audit.checkpoint import Checkpoint, open_checkpoint
-from counterseal.audit.cosignature import CosignedCheckpoint, Witnesses, require_cosignature, witness_key
 from counterseal.audit.events import EVENTS, open_event, peek_event
-from counterseal.audit.journal import Journal
-from counterseal.audit.merkle import leaf_hash
-from counterseal.audit.note import Note, NoteSignature
-from counterseal.audit.policy import Policy
-from counterseal.audit.proof import LogProof
-from counterseal.audit.tiles import decode_bundle, encode_bundle
-from counterseal.audit.tree import Tree
+from counterseal.audit.tlog.checkpoint import Checkpoint, open_checkpoint
+from counterseal.audit.tlog.cosignature import CosignedCheckpoint, Witnesses, require_cosignature, witness_key
+from counterseal.audit.tlog.journal import Journal
+from counterseal.audit.tlog.merkle import leaf_hash
+from counterseal.audit.tlog.note import Note, NoteSignature
+from counterseal.audit.tlog.policy import Policy
+from counterseal.audit.tlog.proof import LogProof
+from counterseal.audit.tlog.tiles import decode_bundle, encode_bundle
+from counterseal.audit.tlog.tree import Tree
 from counterseal.parameters import HeaderError, Schema, check_header, decode, encode
 from counterseal.tests.federation import ORIGIN, SERVER
 from counterseal.trust import dsse
@@ -155,7 +155,7 @@ def _bundle(data: bytes) -> None:
 
 
 def _bundle_seeds() -> list[bytes]:
-    from counterseal.audit.tiles import WIDTH
+    from counterseal.audit.tlog.tiles import WIDTH
 
     leaves = world().leaves[:WIDTH]
     return [bytes([len(leaves) - 1]) + encode_bundle(leaves), b"\x01" + encode_bundle([b"", b"a"])]
@@ -261,13 +261,13 @@ def _schema_seeds() -> list[bytes]:
 
 TARGETS = (
     Target("event", ("audit/events.py",), _event_seeds, _event, as_json=True),
-    Target("note", ("audit/note.py",), lambda: [*world().notes], _note),
-    Target("checkpoint", ("audit/checkpoint.py",), _checkpoint_seeds, _checkpoint),
-    Target("cosignature", ("audit/cosignature.py",), _cosignature_seeds, _cosignature),
-    Target("tlog-proof", ("audit/proof.py",), _proof_seeds, _proof),
-    Target("tlog-policy", ("audit/policy.py",), _policy_seeds, _policy_text),
-    Target("bundle", ("audit/tiles.py", "audit/tree_checks.py"), _bundle_seeds, _bundle),
-    Target("log-journal", ("audit/journal.py",), _journal_seeds, _journal),
+    Target("note", ("audit/tlog/note.py",), lambda: [*world().notes], _note),
+    Target("checkpoint", ("audit/tlog/checkpoint.py",), _checkpoint_seeds, _checkpoint),
+    Target("cosignature", ("audit/tlog/cosignature.py",), _cosignature_seeds, _cosignature),
+    Target("tlog-proof", ("audit/tlog/proof.py",), _proof_seeds, _proof),
+    Target("tlog-policy", ("audit/tlog/policy.py",), _policy_seeds, _policy_text),
+    Target("bundle", ("audit/tlog/tiles.py", "audit/checks/tree_checks.py"), _bundle_seeds, _bundle),
+    Target("log-journal", ("audit/tlog/journal.py",), _journal_seeds, _journal),
     Target("parameters", ("parameters.py",), _parameter_seeds, _parameters),
     Target("schema", ("parameters.py",), _schema_seeds, _schema_json, as_json=True),
 )

@@ -16,7 +16,7 @@ from counterseal.runtime.config import RunConfig, ServerConfig, SiteConfig
 from counterseal.runtime.config.document import read_model
 from counterseal.runtime.delivery import DELIVERY_LIMIT, Answer, Delivery, Opening
 from counterseal.runtime.demo.idx import read_idx
-from counterseal.runtime.founding_draft import Request
+from counterseal.runtime.founding.draft import Request
 from counterseal.runtime.sealed_json import open_sealed, seal_opening
 from counterseal.runtime.stores.grants import Grant
 from counterseal.runtime.stores.s3_client import admitted
@@ -228,7 +228,7 @@ TARGETS = (
     ),
     Target("server-config", ("runtime/config/site.py",), lambda: _config_seeds("server"), _config(ServerConfig)),
     Target(
-        "run-start", ("runtime/config/run.py", "runtime/founding_draft.py"), _run_start_seeds, _run_start, as_json=True
+        "run-start", ("runtime/config/run.py", "runtime/founding/draft.py"), _run_start_seeds, _run_start, as_json=True
     ),
     Target("idx", ("runtime/demo/idx.py",), _idx_seeds, _idx),
 )

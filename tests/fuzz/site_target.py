@@ -13,9 +13,9 @@ import shutil
 from functools import cache
 from pathlib import Path
 
-from counterseal.audit.checkpoint import Checkpoint
 from counterseal.audit.events import ReceiptFile, open_event
-from counterseal.audit.note import Note
+from counterseal.audit.tlog.checkpoint import Checkpoint
+from counterseal.audit.tlog.note import Note
 from counterseal.runtime.delivery import Answer
 from counterseal.runtime.site.site import Site
 from counterseal.runtime.site.worker import serve

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from counterseal.audit.note import NoteKey
+from counterseal.audit.tlog.note import NoteKey
 from counterseal.tests.federation import ORIGIN, SERVER, START
 from counterseal.trust import dsse
 from counterseal.trust.blob.manifest import Manifest, Place, read_manifest
@@ -280,8 +280,8 @@ def _vkey(data: bytes) -> None:
 
 
 def _vkey_seeds() -> list[bytes]:
-    from counterseal.audit.checkpoint import log_key
-    from counterseal.audit.cosignature import witness_key
+    from counterseal.audit.tlog.checkpoint import log_key
+    from counterseal.audit.tlog.cosignature import witness_key
 
     keys = world().federation.keys
     return [
@@ -414,7 +414,7 @@ TARGETS = (
     ),
     Target("messages", ("trust/messages.py", "trust/mailbox.py"), _message_seeds, _messages, as_json=True),
     Target("enrolment", ("trust/enrolment.py",), _enrolment_seeds, _enrolment, as_json=True),
-    Target("vkey", ("trust/charter/vkey.py", "audit/note.py"), _vkey_seeds, _vkey),
+    Target("vkey", ("trust/charter/vkey.py", "audit/tlog/note.py"), _vkey_seeds, _vkey),
     Target("charter-yaml", ("trust/charter/yaml_file.py",), _charter_yaml_seeds, _charter_yaml),
     Target("roster", ("trust/group.py",), _roster_seeds, _roster),
     Target("yaml", ("trust/strict_yaml.py",), _yaml_seeds, _yaml),

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from counterseal.audit.log import Log
+from counterseal.audit.tlog.log import Log
 from counterseal.runtime.site.site import Site
 from counterseal.tests.federation import SERVER, DirectTransport, Federation, run_config
 from counterseal.trust.dsse import read

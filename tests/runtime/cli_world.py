@@ -21,7 +21,7 @@ from counterseal.runtime.config import (
     RunConfig,
     TrainerConfig,
 )
-from counterseal.runtime.founding import Founded, found_federation
+from counterseal.runtime.founding.federation import Founded, found_federation
 from counterseal.runtime.training.plugins import file_digest
 
 SITES = ("site-a@fed.example", "site-b@fed.example", "site-c@fed.example")

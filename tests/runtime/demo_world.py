@@ -9,7 +9,7 @@ from counterseal.runtime.assembly import open_site
 from counterseal.runtime.config import load_site
 from counterseal.runtime.demo.play import DemoResult, play
 from counterseal.runtime.demo.settings import DemoSettings
-from counterseal.runtime.founding import Founded
+from counterseal.runtime.founding.federation import Founded
 from counterseal.runtime.transports.seam import Arrival, Transport
 
 SETTINGS = DemoSettings(dataset="digits", model="logistic", sites=3, rounds=2)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from counterseal.runtime.charter_folder import read_charter_folder
+from counterseal.runtime.founding.charter_folder import read_charter_folder
 from counterseal.tests.runtime.cli_world import call, document
 
 MEMBERS = ("server", "site-1", "site-2", "site-3")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from counterseal.runtime.charter_folder import write_charter_folder
+from counterseal.runtime.founding.charter_folder import write_charter_folder
 from counterseal.trust.keys.custody import create_folder
 from counterseal.trust.keys.passphrase import Passphrase
 

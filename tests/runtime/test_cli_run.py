@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from counterseal.audit.proof import LogProof
-from counterseal.audit.source import FolderSource
+from counterseal.audit.checks.source import FolderSource
+from counterseal.audit.tlog.proof import LogProof
 from counterseal.runtime.cli.timeline import read_copy
 from counterseal.runtime.config import load_server
 from counterseal.tests.runtime.cli_world import SITES, World, call, command, document, execute, require_clean
@@ -245,7 +245,7 @@ def test_show_filters_by_run_and_site(finished: tuple[World, dict[str, Any]]) ->
 
 def test_show_neutralises_what_a_log_may_hold(log: Path) -> None:
     """A hostile copy: leaves that are no events, and an origin with terminal escapes."""
-    from counterseal.audit.tiles import encode_bundle
+    from counterseal.audit.tlog.tiles import encode_bundle
 
     for path in (log / "tile" / "entries").rglob("*"):
         if path.is_file():

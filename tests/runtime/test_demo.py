@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from counterseal.audit.findings import Status
+from counterseal.audit.checks.findings import Status
 from counterseal.runtime.config import ConfigError
 from counterseal.runtime.demo import play as playing
 from counterseal.runtime.demo.baselines import CENTRALISED, baselines

@@ -12,7 +12,7 @@ import pytest
 from counterseal.durable import create_file
 from counterseal.runtime.assembly import open_server, open_site
 from counterseal.runtime.config import ConfigError, DirectoryStoreConfig, LoaderConfig, load_server, load_site
-from counterseal.runtime.founding import Founded, found_federation
+from counterseal.runtime.founding.federation import Founded, found_federation
 from counterseal.tests.federation import run_config
 from counterseal.trust.charter.quorum import Quorum
 
@@ -161,7 +161,7 @@ def test_a_fault_on_the_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
             raise OSError("the disk is full")
         create_file(*args, **options)
 
-    monkeypatch.setattr("counterseal.runtime.founding_draft.create_file", failing)
+    monkeypatch.setattr("counterseal.runtime.founding.draft.create_file", failing)
     with pytest.raises(OSError, match="the disk is full"):
         found(tmp_path / "fed", ("site-a", "site-b"))
     assert contents(tmp_path) == {}

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from counterseal.audit.checks.evidence import Trust
+from counterseal.audit.checks.source import FolderSource
 from counterseal.audit.events import AggregateCommit, KeyRevoke, KeyRotate
-from counterseal.audit.evidence import Trust
-from counterseal.audit.source import FolderSource
 from counterseal.audit.verify import verify
 from counterseal.trust.canonical import canonical, parse
 from counterseal.trust.documents import sign

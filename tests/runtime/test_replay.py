@@ -16,17 +16,18 @@ import numpy as np
 import pytest
 
 from counterseal.algorithms.fedavg import NormClippedFedAvg
+from counterseal.audit.checks.findings import Status
+from counterseal.audit.checks.source import FolderSource
 from counterseal.audit.events import AggregateCommit, UpdateAdmit, peek_event
-from counterseal.audit.findings import Status
-from counterseal.audit.source import FolderSource
 from counterseal.runtime.config import AggregationConfig
 from counterseal.runtime.delivery import Opening
 from counterseal.runtime.errors import ReplayError
 from counterseal.runtime.journal import Journal
 from counterseal.runtime.places import global_manifest_key, openings_key, update_payload_key
-from counterseal.runtime.replay import Replay, Step, replay
+from counterseal.runtime.replaying.replay import Replay, Step, replay
 from counterseal.runtime.sealed_json import Openings, open_openings, seal_openings
-from counterseal.runtime.server import aggregate, commit, models, openings, verdicts
+from counterseal.runtime.server import models
+from counterseal.runtime.server.rounds import aggregate, commit, openings, verdicts
 from counterseal.runtime.stores.directory import DirectoryStore
 from counterseal.trust.blob.manifest import Wrap
 from counterseal.trust.blob.seal import seal

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from counterseal.audit.findings import Finding, Status
+from counterseal.audit.checks.findings import Finding, Status
 from counterseal.runtime.config import ConfigError
 from counterseal.runtime.demo.baselines import Curve
 from counterseal.runtime.demo.coverage import claims

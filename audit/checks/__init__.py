@@ -1,0 +1,1 @@
+"""The obligations of `audit.verify`, by subject."""

@@ -1,0 +1,1 @@
+"""Founding a federation: charter folders, and all parties of one on one machine."""

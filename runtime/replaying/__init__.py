@@ -1,0 +1,1 @@
+"""Recomputing commits from the sealed inputs, as the auditor."""

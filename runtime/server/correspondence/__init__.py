@@ -1,0 +1,1 @@
+"""What goes out to sites and comes back: tickets, receipts, errands, messages."""
