@@ -4,8 +4,8 @@ Each leaf is the DSSE envelope of one event, signed by the party that acted, sto
 decisions, never data and never free text; what would tell something about an update (its norm, its coefficient, a site's
 metrics) is a commitment, SHA-256 of a fresh 32-byte salt and the value, whose opening goes to those it concerns.
 
-Long canonical objects (the charter, its signatures, key statements, messages) lie beside the log under their digest; the schema of a
-model travels with deliveries.
+Long canonical objects (the charter, its signatures, key statements, messages) lie beside the log under their digest; the
+schema of a model travels with deliveries.
 
 Not handled here: whose key may sign which event at which index (`audit.verify`), and where leaves are kept (`audit.tlog.log`).
 """

@@ -17,12 +17,12 @@ from counterseal.runtime.config.document import read_model
 from counterseal.runtime.delivery import DELIVERY_LIMIT, Answer, Delivery, Opening
 from counterseal.runtime.demo.idx import read_idx
 from counterseal.runtime.founding.draft import Request
-from counterseal.runtime.sealed_json import open_sealed, seal_opening
+from counterseal.runtime.sealed_json import Counted, Openings, open_openings, open_sealed, seal_opening
 from counterseal.runtime.stores.grants import Grant
 from counterseal.runtime.stores.s3_client import admitted
 from counterseal.runtime.stores.s3_place import S3Place
 from counterseal.runtime.transports.frames import read_frame, write_frame
-from counterseal.trust.canonical import parse
+from counterseal.trust.canonical import canonical, parse
 from counterseal.trust.documents import Model
 from counterseal.trust.keys.sealing import OpeningKey
 
@@ -98,6 +98,27 @@ def _sealed_seeds() -> list[bytes]:
     metrics = seal_opening(_SECRET, _sealer().public, purpose="metrics", **place)
     other = seal_opening(_SECRET, _sealer().public, purpose="coefficient", **place)
     return [metrics.encode(), other.encode()]
+
+
+def _openings(data: bytes) -> None:
+    """The auditor's openings: what is sealed, and (sealed to the fuzzer's own key) what may be inside."""
+    require(taken(lambda: _open(data)) is None, "a changed message opens")
+    info = canonical({"purpose": "counterseal-openings-v1", "federation": "lung", "run": "run-1", "version": 1})
+    inside = _sealer().public.wrap(data, info)
+    found = taken(lambda: _open(inside))
+    if found is not None:
+        same_model(found)
+
+
+def _open(data: bytes) -> Openings:
+    return open_openings(data, _sealer(), federation="lung", run="run-1", version=1)
+
+
+@cache
+def _openings_seeds() -> list[bytes]:
+    counted = Counted(ticket="0" * 64, manifest="{}", coefficient=_SECRET, statistics=_SECRET)
+    openings = Openings(layout={"format": "x", "tensors": []}, inputs=(counted,))
+    return [canonical(openings.model_dump(mode="json")), b" " * 4096]
 
 
 def _frame(data: bytes) -> None:
@@ -208,6 +229,7 @@ TARGETS = (
     Target("delivery", ("runtime/delivery.py",), lambda: list(world().deliveries), _delivery, as_json=True),
     Target("answer", ("runtime/delivery.py",), lambda: list(world().answers), _answer, as_json=True),
     Target("sealed-opening", ("runtime/sealed_json.py",), _sealed_seeds, _sealed),
+    Target("openings", ("runtime/replaying/exhibits.py",), _openings_seeds, _openings, as_json=True),
     Target(
         "frames",
         ("runtime/transports/frames.py", "runtime/transports/local.py"),

@@ -53,6 +53,7 @@ _NO_PARSER = {
     "runtime/demo/play.py": "files of this process",
     "runtime/journal.py": "a party's own table",
     "runtime/server/rounds/admission.py": "calls of runtime/delivery.py and trust/blob/manifest.py",
+    "runtime/server/rounds/openings.py": "this process's own documents",
     "runtime/server/correspondence/errand.py": "calls of runtime/delivery.py",
     "runtime/server/correspondence/filing.py": "calls of trust/messages.py and trust/keys/statement.py",
     "runtime/server/correspondence/receipts.py": "calls of runtime/delivery.py: target answer",
