@@ -62,7 +62,8 @@ NOT_COVERED: tuple[tuple[str, str], ...] = (
     ),
     (
         "False arithmetic",
-        "A site checks its own coefficient only. The charter's auditor replays every commit (`tests/runtime/test_replay.py`); without one, nobody does.",
+        "A site checks its own coefficient only. The charter's auditor replays every commit "
+        "(`tests/runtime/test_replay.py`); without one, nobody does.",
     ),
     (
         "To whom a server gives the model",
