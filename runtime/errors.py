@@ -12,6 +12,7 @@ RuntimeFault
 │   └── FalseCommitError        what the log says is not so: FAIL
 ├── RunError                    a run that cannot be started or resumed as asked
 ├── SiteError                   why a site gives no receipt
+│   ├── LostStateError          it took part before, and its state folder does not know
 │   ├── SiteHaltedError         it saw a fork or an equivocation, and waits for a person
 │   ├── ConsistencyNeededError  the delivery's proof begins at another checkpoint than the site's last
 │   ├── UnsettledError          the log does not account for what this site answered before
@@ -174,6 +175,12 @@ class SiteError(RuntimeFault):
     """Why a site gives no receipt."""
 
     code = "site"
+
+
+class LostStateError(SiteError):
+    """This party took part before, and its state folder does not know: it would accept a replay of everything."""
+
+    code = "lost_state"
 
 
 class SiteHaltedError(SiteError):

@@ -24,6 +24,7 @@ from ...trust.keys.member import MemberKeys
 from ...trust.keys.validity import KeyHistory
 from ..config import RunConfig
 from ..drafts import remove_drafts
+from ..errors import RunError
 from ..journal import Journal
 from ..parties import Parties
 from ..progress import Observer, ignore
@@ -80,6 +81,13 @@ class Server:
         except BaseException:
             self._journal.close()
             raise
+        if self._log.size and self._journal.get("leaf/federation") is None:
+            self.close()
+            raise RunError(
+                "the log has leaves, and the state folder does not know them",
+                where=str(state),
+                remedy="Name the state folder that belongs to this log; a server without it would start every run again.",
+            )
         for owned in (state, log):
             remove_drafts(owned)  # an earlier life's; the locks of journal and log say that there is no other now
         notary = Notary(self._log, self._journal, keys.signer, log / "objects", probe=probe)

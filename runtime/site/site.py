@@ -77,12 +77,17 @@ class Site:
         authorizer: Authorizer,
         trainers: Callable[[RunConfig], Trainer],
         clock: Callable[[], int],
+        marker: Path | None = None,
         probe: Probe = silent,
     ) -> None:
         """Open the site's state; ``trainers`` builds the trainer of a run, beside this site's data.
 
+        ``marker`` is a file outside ``state`` by which a lost state is noticed (`SiteState.bind`).
+
         Raises:
             JournalError: another process is at work on ``state``.
+            LostStateError: this site took part before, with a state that is not this one.
+            CustodyError: keys that neither the charter nor the log names for this site.
         """
         self.identity = identity
         self._keys = keys
@@ -93,7 +98,14 @@ class Site:
             charter, KeyHistory.from_charter(charter.charter.federation, charter.statements.values())
         )
         self._state = SiteState(state, probe=probe)
-        rebuild(self._state.journal, self._parties)
+        try:
+            if marker is not None:
+                self._state.bind(marker)
+            rebuild(self._state.journal, self._parties)
+            self._require_known_keys()
+        except BaseException:
+            self._state.close()
+            raise
         self._outbox = Outbox(state, self._state.journal)
         self._workshop = Workshop(
             identity, self._parties, keys, store, trainers, self._state.spool, self._state.models, clock, probe
@@ -164,6 +176,15 @@ class Site:
         return open_ticket(
             raw, key, federation=charter.federation, charter=self._parties.digest, site=self.identity, now=0
         )
+
+    def _require_known_keys(self) -> None:
+        named = [one for _, one in self._parties.history.statements if one.document.identity == self.identity]
+        if self._keys.key_ids not in [one.document.key_ids for one in named]:
+            raise CustodyError(
+                "these are not keys that the charter or the log names for this site",
+                where=self.identity,
+                remedy="After a rotation, run with the old keys until the log holds it.",
+            )
 
     def _require_own_keys(self) -> None:
         history = self._parties.history

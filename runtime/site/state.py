@@ -18,15 +18,17 @@ replay of everything.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...audit.tlog.witness import WitnessState
-from ...durable import Probe, make_folder, silent
+from ...durable import Probe, create_file, make_folder, silent
 from ...trust.documents import Signed
 from ...trust.tickets import Ticket
 from ..drafts import remove_drafts
+from ..errors import LostStateError
 from ..journal import Journal
 
 __all__ = ["OpenTicket", "SiteState"]
@@ -60,6 +62,27 @@ class SiteState:
         self.journal = Journal(folder / "site.sqlite", probe=probe, patience=_PATIENCE)
         for owned in (self.spool, self.models):
             remove_drafts(owned)  # an earlier life's; the journal's lock says that there is no other now
+
+    def bind(self, marker: Path) -> None:
+        """Tie this folder to ``marker``, a small file kept beside the keys: a site that lost its state would notice.
+
+        A state that is put back to an older day carries the same mark; that is caught by the log, or NOT COVERED.
+
+        Raises:
+            LostStateError: the marker says that this site took part before, with another state than this one.
+        """
+        known = self.journal.get("state-id")
+        marked = marker.read_text().strip() if marker.exists() else None
+        if marked is not None and marked != known:
+            raise LostStateError(
+                "this site took part before, and its state folder does not know",
+                where=str(marker),
+                remedy="Restore the state folder. If it is lost for good, tell the other members, revoke this site's keys, "
+                "enrol new ones, and remove this file.",
+            )
+        if marked is None:
+            identifier = self.journal.once("state-id", lambda: os.urandom(16).hex())
+            create_file(marker, f"{identifier}\n".encode(), step="site.marker", mode=0o600)
 
     def witness(self, origin: str) -> WitnessState:
         """Return the last checkpoint seen; an empty one pins the charter's origin."""
