@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from counterseal import RunConfig, found_federation, run_federation
-from counterseal.runtime.config import LoaderConfig
+from counterseal import found_federation, run_federation
+from counterseal.runtime.config import LoaderConfig, load_run
 from counterseal.runtime.training.arrays import write_arrays
 from counterseal.runtime.training.seam import Arrays
 
@@ -17,17 +17,7 @@ def examples(seed: int) -> Arrays:
     return Arrays(x, (x[:, 0] + x[:, 1] > 0).astype(np.int64))
 
 
-run = RunConfig.model_validate(
-    {
-        "name": "sides-of-a-line",
-        "seed": 1,
-        "rounds": 3,
-        "model": {"name": "logistic", "parameters": {"inputs": 2, "classes": 2}},
-        "trainer": {"name": "numpy-linear", "epochs": 1, "optimizer": {"name": "sgd", "parameters": {"lr": 0.5}}},
-        "aggregation": {"clip_norm": 10.0},
-        "minimum_sites": 2,
-    }
-)
+run = load_run(Path(__file__).with_name("embed.yaml"))
 sites = ("site-a", "site-b", "site-c")
 loaders = {site: LoaderConfig(entry_point="arrays", folder=Path("data")) for site in sites}
 founded = found_federation(Path(sys.argv[1]), sites, run=run, loaders=loaders)
