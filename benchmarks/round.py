@@ -28,7 +28,7 @@ from counterseal.runtime.progress import Progress, RoundDone
 from counterseal.runtime.site.worker import serve
 from counterseal.runtime.training.seam import TrainingResult
 from counterseal.runtime.transports.local import LocalTransport
-from counterseal.tests.federation import Federation, run_config
+from counterseal.tests.federation import Clock, Federation, run_config
 
 
 class Nothing:
@@ -102,7 +102,7 @@ def play(folder: Path, sites: int, megabytes: int, rounds: int, store: str) -> N
     generator = np.random.default_rng(1)
     count = megabytes * 1_000_000 // 40
     parameters = {f"layer{i}": generator.normal(size=count).astype(np.float32) for i in range(10)}
-    federation = Federation.make(folder, sites, norm_bound=1e9)
+    federation = Federation.make(folder, sites, clock=Clock(int(time.time())), norm_bound=1e9)
     config = run_config(
         rounds=rounds,
         round_seconds=60,
