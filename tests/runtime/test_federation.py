@@ -451,3 +451,23 @@ def payload_of(leaf: str) -> str:
     import base64
 
     return base64.b64decode(parse(leaf.encode())["payload"]).decode()
+
+
+def test_a_spoiled_grant_is_given_again(tmp_path: Path) -> None:
+    """A grant that ran out on the way decides nothing: the delivery is repeated with a fresh one."""
+    federation = Federation.make(tmp_path / "fed", 3)
+    site, spoiled = federation.sites[0], []
+
+    def meddle(name: str, delivery: bytes) -> bytes:
+        value = parse(delivery, limit=10_000_000)
+        if name == site and value["grants"]["payload"] is not None and not spoiled:
+            spoiled.append(True)
+            value["grants"]["payload"]["expires"] = 1
+        return canonical(value)
+
+    with sites_of(federation) as transport:
+        transport.meddle = meddle
+        result, log, _ = play(federation, transport, run_config(rounds=1, minimum_sites=3))
+    commit = next(event for event in log if isinstance(event, AggregateCommit))
+    assert spoiled and [one.site for one in commit.inputs] == sorted(federation.sites)
+    assert result.outcome == "completed"

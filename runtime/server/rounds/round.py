@@ -46,7 +46,9 @@ _log = logging.getLogger(__name__)
 _PATIENCE = 1.0
 """Seconds between looks at the clock while waiting."""
 
-_RETRYABLE = frozenset({"consistency_needed", "store_unavailable", "outage", "site_process_ended", "rollback"})
+_RETRYABLE = frozenset(
+    {"consistency_needed", "store_unavailable", "outage", "site_process_ended", "checkpoint_rollback", "grant"}
+)
 _RESENDS = 3
 
 
