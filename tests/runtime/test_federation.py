@@ -456,7 +456,8 @@ def payload_of(leaf: str) -> str:
 def test_a_spoiled_grant_is_given_again(tmp_path: Path) -> None:
     """A grant that ran out on the way decides nothing: the delivery is repeated with a fresh one."""
     federation = Federation.make(tmp_path / "fed", 3)
-    site, spoiled = federation.sites[0], []
+    site = federation.sites[0]
+    spoiled: list[bool] = []
 
     def meddle(name: str, delivery: bytes) -> bytes:
         value = parse(delivery, limit=10_000_000)
