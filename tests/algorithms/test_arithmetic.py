@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -377,7 +378,6 @@ def test_a_thread_that_rounds_otherwise_is_refused(direction: int) -> None:
 
 
 def test_a_thread_that_flushes_subnormals_is_refused() -> None:
-    torch = pytest.importorskip("torch")
     found: list[bool] = []
 
     def work() -> None:
