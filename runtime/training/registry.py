@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import JsonValue
 
 from ...errors import CountersealError
+from ...trust.terms import PrivacyTerms
 from ..config import PluginConfig, RunConfig
 from ..errors import TrainingError
 from .metrics import METRICS
@@ -104,8 +105,11 @@ def build_trainer(
     device: str | None = None,
     checkpoints: Path | None = None,
     plugins: tuple[PluginConfig, ...] = (),
+    privacy: PrivacyTerms | None = None,
 ) -> Trainer:
     """Return the run's trainer at ``site`` (an identity); without ``data`` it gives version 0 only.
+
+    Under ``dp-sgd`` the trainer `torch` is exchanged for its private like; no other trainer is known to keep those terms.
 
     Raises:
         TrainingError: a name that this party does not know, a parameter that is not taken, a device that is not there.
@@ -119,9 +123,18 @@ def build_trainer(
         device=device if device is not None else run.trainer.device,
         checkpoints=checkpoints,
         registry=registry,
+        privacy=privacy,
     )
-    trainer: Trainer = registry.find("trainer", run.trainer.name)(context)
+    trainer: Trainer = _builder(registry, run.trainer.name, privacy)(context)
     return trainer
+
+
+def _builder(registry: Registry, name: str, privacy: PrivacyTerms | None) -> Callable[..., Any]:
+    if privacy is None or privacy.mechanism != "dp-sgd":
+        return registry.find("trainer", name)
+    if name != "torch":
+        raise TrainingError(f"the trainer {name!r} is not known to keep dp-sgd", remedy="Use the trainer `torch`.")
+    return _callable(_import(".private_trainer").PrivateTorchTrainer)
 
 
 def unknown(kind: str, name: str, known: list[str]) -> TrainingError:

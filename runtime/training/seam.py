@@ -23,12 +23,14 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ...trust.terms import PrivacyTerms
 from ..config import ModelConfig, TrainerConfig
 from ..errors import TrainingError, TrainingFailedError
 
 __all__ = [
     "Array",
     "Arrays",
+    "LocalSolver",
     "SiteData",
     "Trainer",
     "TrainerContext",
@@ -82,6 +84,13 @@ class TrainingResult:
     seconds: float
 
 
+class LocalSolver(Protocol):
+    """A step other than an optimiser's: what the local half of an algorithm (ADMM) makes of a gradient."""
+
+    def step(self, name: str, values: npt.NDArray[np.float32], gradient: npt.NDArray[np.float32]) -> None:
+        """Move ``values``, float32[k], the flat tensor called ``name``, in place; ``gradient``: float32[k], that of the loss."""
+
+
 class Trainer(Protocol):
     """One site's way to train the run's model."""
 
@@ -92,11 +101,13 @@ class Trainer(Protocol):
     def initial_parameters(self, seed: int) -> dict[str, Array]:
         """Return version 0: the same for the same seed. Needs no data."""
 
-    def train(self, parameters: Mapping[str, Array], *, seed: int, round_number: int) -> TrainingResult:
+    def train(
+        self, parameters: Mapping[str, Array], *, seed: int, round_number: int, solver: LocalSolver | None = None
+    ) -> TrainingResult:
         """Return the parameters after one round on the site's data, starting from ``parameters``.
 
         ``seed`` is the run's; ``round_number`` the version it starts from (from 0). The trainer mixes in the
-        round and its site (`derive_seed`).
+        round and its site (`derive_seed`). With a ``solver``, its step takes the place of the optimiser's.
 
         Raises:
             TrainingError: names, shapes or dtypes differ from the model's, or there is no data. No data was touched.
@@ -123,6 +134,8 @@ class TrainerContext:
     device: str
     checkpoints: Path | None
     registry: Any  # a training.registry.Registry: not imported, it imports this module
+    privacy: PrivacyTerms | None = None
+    """The terms under which what this trainer gives may leave the site; only a trainer that keeps them is built with any."""
 
     def require(self, split: str) -> Arrays:
         """Return the examples of ``split``.

@@ -1,0 +1,1 @@
+"""DP-SGD: per-record gradients, clipped and rounded before they are summed."""

@@ -1,0 +1,1 @@
+"""Noise from a cipher: integers whose distribution is known to 2^-100."""

@@ -1,0 +1,1 @@
+"""The site's policy in Cedar: what the institution allows, in its own words."""
