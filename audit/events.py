@@ -50,6 +50,7 @@ __all__ = [
     "RoundOpen",
     "RunEnd",
     "RunStart",
+    "Spending",
     "TicketExpire",
     "TicketIssue",
     "UpdateAdmit",
@@ -200,6 +201,23 @@ class TicketExpire(RunEvent):
     reason: Code
 
 
+class Spending(Model):
+    """What a site says of a release: by which policy, at which head of its ledger, and what this run has cost so far.
+
+    The numbers are about this federation's run alone: what the site spent elsewhere is nobody's business here.
+    """
+
+    policy: Digest
+    """The site's policy, as it decided."""
+    ledger: Digest | None
+    """Head of the site's ledger after this release was reserved; None where nothing was debited."""
+    releases: Annotated[int, Field(ge=0, le=2**40)] = 0
+    """Releases of this run under its privacy terms, this one included."""
+    epsilon: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)] | None = None
+    """Upper bound of what these releases say of one unit, rounded up, at ``delta``."""
+    delta: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+
 class ReceiptFile(RunEvent):
     """A site's answer to a ticket, signed by the site: what it releases, what it saw of the log."""
 
@@ -218,6 +236,8 @@ class ReceiptFile(RunEvent):
     """Commitment to the metrics that travel beside the receipt."""
     model: Digest | None = None
     """For `receive`: the digest of the model that the site opened and keeps."""
+    spending: Spending | None = None
+    """For work that the site's policy decided about."""
     environment: Digest
     previous: Digest | None = None
     """Digest of this site's receipt before this one: a site's answers are a chain of their own."""

@@ -18,6 +18,7 @@ from .documents import Document, Model, Signed, open_document
 from .errors import ExpiredTicketError, MisaddressedTicketError
 from .identifiers import Digest, Identifier, Identity, Time
 from .keys.signing import VerifyingKey
+from .terms import PrivacyTerms
 
 __all__ = ["Ticket", "TicketKind", "Work", "open_ticket"]
 
@@ -47,7 +48,8 @@ class Ticket(Document):
     parent: Digest
     kind: TicketKind
     work: Work
-    privacy: None = None
+    privacy: PrivacyTerms | None = None
+    """The terms of this site in this run, as ``run.start`` has them; only where something is released."""
     not_after: Time
 
 

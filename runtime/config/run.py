@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from ...trust.canonical import canonical
 from ...trust.identifiers import Identifier, sha256
 from .parts import Config, Device, Parameters, PluginName
+from .privacy import RunPrivacy
 
 __all__ = [
     "AggregationConfig",
@@ -141,6 +142,24 @@ class RunConfig(Config):
     """How often a failed delivery is repeated, and an aborted round opened again."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Who evaluates."""
+    privacy: RunPrivacy | None = None
+    """The privacy terms of the run; without any, updates leave the sites exactly as they were computed."""
+
+    @model_validator(mode="after")
+    def _private(self) -> RunConfig:
+        if self.privacy is None:
+            return self
+        if self.evaluation.sites:
+            raise ValueError(
+                "exact metrics of a site say something about its records: say evaluation.sites: false (privacy.counts offers "
+                "noisy ones)"
+            )
+        for terms in (self.privacy.terms, *self.privacy.sites.values()):
+            if terms.mechanism == "dp-sgd" and self.trainer.steps != terms.steps:
+                raise ValueError("dp-sgd takes a fixed number of steps: trainer.steps and privacy.terms.steps must be equal")
+            if terms.releases < self.rounds:
+                raise ValueError("privacy.terms.releases must be at least the number of rounds")
+        return self
 
     @model_validator(mode="after")
     def _fits_a_leaf(self) -> RunConfig:

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from ...trust.identifiers import Identity
 from ..errors import ConfigError
 from .parts import Config, ConfigPath, Device, LoaderConfig, PassphraseConfig, PluginConfig, StoreConfig
+from .privacy import SitePrivacy
 from .run import RunConfig
 
 __all__ = ["LocalTransportConfig", "ServerConfig", "SiteConfig"]
@@ -51,6 +52,12 @@ class SiteConfig(_Party):
     """The device to train on; by default the one that the run asks for."""
     checkpoints: ConfigPath | None = None
     """A folder for checkpoints after every epoch; they are as private as the data."""
+    policy: ConfigPath | None = None
+    """The site's policy in Cedar; by default the one that comes with this version (`counterseal policy default`)."""
+    privacy: SitePrivacy | None = None
+    """The ledger and the population of this site's data; without it no private run is possible."""
+    unprotected: bool = False
+    """Whether this site takes part in runs without privacy terms, whose updates leave it exactly as computed."""
 
 
 class LocalTransportConfig(Config):

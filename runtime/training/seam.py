@@ -55,22 +55,38 @@ class Arrays:
             kind: type = type(array)  # a loader is foreign code: its annotation proves nothing
             if not issubclass(kind, np.ndarray) or array.dtype.name not in dtypes or array.ndim < 1:
                 raise TrainingFailedError(f"the loader's {name} is not an array of {' or '.join(dtypes)}")
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise TrainingFailedError(f"the loader's {name} holds values that are not finite")
         if len(self.x) != len(self.y) or len(self.x) == 0:
             raise TrainingFailedError("the loader's x and y are empty or of different length")
 
     def __len__(self) -> int:
         return len(self.x)
 
+    def require_finite(self) -> None:
+        """Return if all values are finite.
+
+        Not for private runs: whether this fails depends on a single record, and the server would see that it failed.
+
+        Raises:
+            TrainingFailedError: one is not.
+        """
+        for name, array in (("x", self.x), ("y", self.y)):
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise TrainingFailedError(f"the loader's {name} holds values that are not finite")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SiteData:
-    """What a loader returns. ``describe`` is for this site's own people; nothing of it leaves the site."""
+    """What a loader returns. ``describe`` is for this site's own people; nothing of it leaves the site.
+
+    ``unit`` is what one record stands for, and ``records_per_unit`` how many records one unit can have at most: what the loader
+    guarantees by how it is written, whatever the data. A budget protects units.
+    """
 
     train: Arrays
     test: Arrays | None = None
     describe: Mapping[str, str | int | float] = field(default_factory=dict)
+    unit: str = "record"
+    records_per_unit: int = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,6 +166,8 @@ class TrainerContext:
             raise TrainingError(
                 f"this party has no {split} data", remedy="Name a loader that gives them, or switch evaluation off."
             )
+        if self.privacy is None:
+            arrays.require_finite()
         return arrays
 
 

@@ -19,6 +19,7 @@ from ....trust.documents import Signed, parse_document, sign
 from ....trust.dsse import read
 from ....trust.errors import KeyFault, UnknownKeyError
 from ....trust.identifiers import sha256
+from ....trust.terms import PrivacyTerms
 from ....trust.tickets import Ticket, TicketKind, Work
 from ...delivery import ANSWER_BYTES, Delivery, Grants, Opening, Settled, Witnessed
 from ...places import answer_key, global_manifest_key, global_payload_key, update_payload_key
@@ -73,6 +74,7 @@ class Counter:
                 parent=self._models.digest(version),
                 kind=kind,
                 work=Work(manifest=self._models.manifest_digest(version) if needs_model else None),
+                privacy=self._privacy(site) if kind == "train" else None,
                 not_after=office.clock() + seconds,
             )
             raw = sign(ticket, office.keys.signer).raw.decode()
@@ -86,6 +88,10 @@ class Counter:
                 }
             )
         return self._known(raw.encode())
+
+    def _privacy(self, site: str) -> PrivacyTerms | None:
+        privacy = self._file.config.privacy
+        return None if privacy is None else privacy.of(site)
 
     def find(self, digest: str) -> Issued | None:
         """Return the ticket of this run that ``digest`` names, if there is one."""
