@@ -11,6 +11,8 @@ TrustError
 ├── CharterError            the charter, or its signatures, do not make a federation
 ├── MailboxError            a message file is not one that this party takes
 ├── NotAuthorizedError      the group does not name this identity an active member in this role
+├── SitePolicyError         a site policy that cannot be used, or facts that it cannot be asked about
+│   └── PolicyDeniedError   the site's policy does not allow it: the server gets this code and nothing else
 ├── TicketError             a ticket that this site does not take
 │   ├── ExpiredTicketError
 │   ├── MisaddressedTicketError
@@ -94,6 +96,18 @@ class NotAuthorizedError(TrustError):
     """The group does not name this identity an active member in this role."""
 
     code = "not_authorized"
+
+
+class SitePolicyError(TrustError):
+    """A site policy that cannot be used, or facts that it cannot be asked about."""
+
+    code = "site_policy"
+
+
+class PolicyDeniedError(SitePolicyError):
+    """The site's policy does not allow it; the server gets this code and nothing else."""
+
+    code = "policy_denied"
 
 
 class TicketError(TrustError):
