@@ -25,6 +25,7 @@ from .founding.charter_folder import read_charter_folder
 from .progress import Observer, ignore
 from .server.server import Server
 from .site.site import Site
+from .site.steward import Steward
 from .stores.directory import DirectoryGrantClient, DirectoryStore
 from .stores.seam import GrantClient, ObjectStore
 from .training.party import site_trainers
@@ -57,6 +58,7 @@ def open_site(config: SiteConfig, *, clock: Callable[[], int] = now, probe: Prob
         store=_grant_client(config.store, probe),
         authorizer=_authorizer(config, charter, clock),
         trainers=site_trainers(config),
+        steward=Steward(charter, unprotected=config.unprotected),
         clock=clock,
         marker=config.keys.with_name(f"{config.keys.name}.state-id"),
         probe=probe,

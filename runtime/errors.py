@@ -15,6 +15,7 @@ RuntimeFault
 │   ├── LostStateError          it took part before, and its state folder does not know
 │   ├── SiteHaltedError         it saw a fork or an equivocation, and waits for a person
 │   ├── ConsistencyNeededError  the delivery's proof begins at another checkpoint than the site's last
+│   ├── RefusedError            the site's own policy or ledger does not allow this release
 │   ├── UnsettledError          the log does not account for what this site answered before
 │   └── GroupUnavailableError   this site could not ask its own authority about the server (`retryable`)
 └── StoreError                  the object store
@@ -197,6 +198,12 @@ class ConsistencyNeededError(SiteError):
     def __init__(self, size: int) -> None:
         super().__init__(f"this site's last checkpoint has {size} leaves", where="delivery.consistency_from")
         self.size = size
+
+
+class RefusedError(SiteError):
+    """The site's own policy or ledger does not allow this; the server learns this code and nothing else."""
+
+    code = "policy_denied"
 
 
 class UnsettledError(SiteError):

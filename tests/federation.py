@@ -25,6 +25,7 @@ from counterseal.runtime.config import (
 from counterseal.runtime.progress import Observer, ignore
 from counterseal.runtime.server.server import Server
 from counterseal.runtime.site.site import Site
+from counterseal.runtime.site.steward import Steward
 from counterseal.runtime.stores.directory import DirectoryGrantClient, DirectoryStore
 from counterseal.runtime.training.registry import build_trainer
 from counterseal.runtime.training.seam import Arrays, SiteData, Trainer
@@ -224,6 +225,7 @@ class Federation:
             "store": DirectoryGrantClient(self.folder / "store", probe, clock=self.clock),
             "authorizer": RosterAuthorizer(self.roster_path, self.clock),
             "trainers": lambda config: trainer_of(config, name),
+            "steward": Steward.unprotected(self.charter),
             "clock": self.clock,
             "probe": probe,
         }

@@ -28,7 +28,7 @@ from typing import Literal, Self
 
 from ...audit.errors import ForkError
 from ...audit.events import Place as LogPlace
-from ...audit.events import ReceiptFile
+from ...audit.events import ReceiptFile, Spending
 from ...audit.tlog.witness import cosign
 from ...durable import Probe, silent
 from ...errors import CountersealError
@@ -45,7 +45,14 @@ from ...trust.tickets import Ticket, open_ticket
 from ..config import RunConfig
 from ..delivery import ANSWER_BYTES, DELIVERY_LIMIT, Answer, Delivery, Fault, Opening
 from ..environment import environment_digest
-from ..errors import ConsistencyNeededError, GrantError, GroupUnavailableError, ObjectExistsError, SiteHaltedError
+from ..errors import (
+    ConsistencyNeededError,
+    GrantError,
+    GroupUnavailableError,
+    ObjectExistsError,
+    RefusedError,
+    SiteHaltedError,
+)
 from ..parties import Parties
 from ..sealed_json import seal_opening
 from ..stores.seam import GrantClient
@@ -54,6 +61,7 @@ from .checks import Standing, Verified, verify_delivery
 from .keys import rebuild, remember
 from .outbox import Outbox
 from .state import SiteState
+from .steward import Steward
 from .work import Done, Workshop, metrics_commitment, require_grants, run_key
 
 __all__ = ["Site"]
@@ -76,11 +84,12 @@ class Site:
         store: GrantClient,
         authorizer: Authorizer,
         trainers: Callable[[RunConfig], Trainer],
+        steward: Steward,
         clock: Callable[[], int],
         marker: Path | None = None,
         probe: Probe = silent,
     ) -> None:
-        """Open the site's state; ``trainers`` builds the trainer of a run, beside this site's data.
+        """Open the site's state; ``trainers`` builds the trainer of a run, beside this site's data, ``steward`` guards them.
 
         ``marker`` is a file outside ``state`` by which a lost state is noticed (`SiteState.bind`).
 
@@ -93,6 +102,7 @@ class Site:
         self._keys = keys
         self._store = store
         self._authorizer = authorizer
+        self._steward = steward
         self._clock = clock
         self._parties = Parties(
             charter, KeyHistory.from_charter(charter.charter.federation, charter.statements.values())
@@ -245,6 +255,7 @@ class Site:
         digest = verified.ticket.digest
         found = self._state.journal.get(f"work/{digest}")
         if found is not None:
+            self._steward.settle(digest, released=True)  # an earlier life may have died before it said so
             return (
                 Done(**{**found, "metrics": None if found["metrics"] is None else _opening(found["metrics"])}),
                 "done",
@@ -252,15 +263,18 @@ class Site:
             )
         try:
             _require_allowed(decision)
-            done = self._workshop.do(verified, delivery)
-        except NotAuthorizedError as error:
+            done = self._workshop.do(verified, delivery, self._steward.admit(verified, self._workshop.dimensions))
+        except (NotAuthorizedError, RefusedError) as error:
+            _log.warning("refused ticket %s: %s", digest[:16], error)
             return Done(), "refused", error.code
         except CountersealError as error:
             if getattr(error, "retryable", False) or isinstance(error, GrantError):
                 raise  # nothing was decided: the store may answer later, and the next delivery brings other grants
             _log.warning("could not do ticket %s: %s", digest[:16], error)
+            self._steward.settle(digest, released=False)
             return Done(), "failed", error.code
         self._state.journal.put(f"work/{digest}", _as_json(done))
+        self._steward.settle(digest, released=True)
         return done, "done", None
 
     def _receipt(self, verified: Verified, done: Done, outcome: Outcome, reason: str | None) -> None:
@@ -284,6 +298,7 @@ class Site:
                 cosignature=cosign(witness.checkpoint, self._keys.cosigner, self.identity, self._clock()),
                 metrics=metrics_commitment(done.metrics),
                 model=done.model,
+                spending=None if done.spending is None else Spending.from_json(done.spending),
                 environment=environment_digest(),
                 previous=journal.get("last-receipt"),
                 outbox=tuple(one.digest for one in posted),
@@ -383,6 +398,7 @@ def _as_json(done: Done) -> dict[str, object]:
         "norm": done.norm,
         "metrics": None if done.metrics is None else done.metrics.model_dump(mode="json"),
         "model": done.model,
+        "spending": done.spending,
     }
 
 

@@ -9,7 +9,9 @@ released to this site (`receive`), which is written where its people expect it.
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,15 +35,19 @@ from ...trust.keys.sealing import SealingKey
 from ...trust.tickets import Ticket
 from ..config import RunConfig
 from ..delivery import DELIVERY_LIMIT, Delivery, Grants, Opening
-from ..errors import GrantError, ObjectTooLargeError
+from ..errors import GrantError, ObjectTooLargeError, TrainingFailedError
 from ..parties import Parties
 from ..places import answer_key, global_manifest_key, global_payload_key, update_payload_key
 from ..stores.grants import Grant
 from ..stores.seam import GrantClient, RangedSource
 from ..training.seam import Array, Trainer
 from .checks import Verified
+from .releases import counted, released
+from .steward import Leave
 
 __all__ = ["Done", "Workshop", "require_grants", "run_key"]
+
+_log = logging.getLogger(__name__)
 
 _MANIFEST = 1 << 20
 _BLOCK = 1 << 18
@@ -55,6 +61,8 @@ class Done:
     norm: float | None = None
     metrics: Opening | None = None
     model: str | None = None
+    spending: dict[str, Any] | None = None
+    """What the receipt says of policy and privacy (`audit.events.Spending`, as JSON)."""
 
 
 def run_key(run: RunStart) -> SealingKey:
@@ -117,21 +125,26 @@ class Workshop:
         """Return where the sealed update for ``ticket`` lies."""
         return self._spool / f"{ticket}.payload"
 
-    def do(self, verified: Verified, delivery: Delivery) -> Done:
-        """Do what the ticket orders."""
+    def do(self, verified: Verified, delivery: Delivery, leave: Leave) -> Done:
+        """Do what the ticket orders, and let out no more than ``leave`` says."""
         kind = verified.ticket.document.kind
         if kind == "witness":
             return Done()
-        config = RunConfig.from_json(verified.run.config, what="run.start config")
         parameters, schema, digest = self._model(verified, delivery)
         if kind == "receive":
             self._keep(verified.ticket.document, parameters, schema)
-            return Done(metrics=self._evaluate(config, verified, parameters), model=digest)
+            return Done(metrics=self._evaluate(verified, parameters, leave), model=digest, spending=leave.spending)
         if kind == "evaluate":
-            return Done(metrics=self._evaluate(config, verified, parameters))
+            return Done(metrics=self._evaluate(verified, parameters, leave), spending=leave.spending)
         if kind != "train":
             raise TicketError("a site's runtime does no work of this kind", where=kind)
-        return self._train(config, verified, parameters, schema)
+        return self._train(verified, parameters, schema, leave)
+
+    def trainer(self, config: RunConfig) -> Trainer:
+        """Return this site's trainer of a run; its data are loaded at the first."""
+        if config.name not in self._trainers:
+            self._trainers[config.name] = self._build(config)
+        return self._trainers[config.name]
 
     def require_means(self, verified: Verified, delivery: Delivery) -> None:
         """Return if the delivery brings what its work needs: before the ticket is accepted, so a garbled one costs nothing.
@@ -145,11 +158,6 @@ class Workshop:
         if delivery.grants.manifest is None or delivery.grants.payload is None:
             raise GrantError("the delivery has no grant for the model", where="delivery.grants")
         _schema(delivery, verified.run.schema_digest)
-
-    def _trainer(self, config: RunConfig, run: str) -> Trainer:
-        if run not in self._trainers:
-            self._trainers[run] = self._build(config)
-        return self._trainers[run]
 
     def _model(self, verified: Verified, delivery: Delivery) -> tuple[dict[str, Array], Schema, str]:
         ticket, grants = verified.ticket.document, delivery.grants
@@ -188,25 +196,43 @@ class Workshop:
             now=self._clock(),
         )
 
-    def _train(self, config: RunConfig, verified: Verified, parameters: Mapping[str, Array], schema: Schema) -> Done:
-        ticket = verified.ticket
-        trainer = self._trainer(config, ticket.document.run)
-        before = trainer.evaluate(parameters) if config.evaluation.sites else {}
-        result = trainer.train(parameters, seed=config.seed, round_number=ticket.document.version)
-        after = trainer.evaluate(result.parameters) if config.evaluation.sites else {}
+    def dimensions(self, config: RunConfig) -> int:
+        """Return how many numbers a step's noise has under ``dp-sgd``: the trained elements of the run's model."""
+        return self.trainer(config).dimensions
+
+    def _train(self, verified: Verified, parameters: Mapping[str, Array], schema: Schema, leave: Leave) -> Done:
+        with _one_code(leave):
+            return self._trained(verified, parameters, schema, leave)
+
+    def _trained(self, verified: Verified, parameters: Mapping[str, Array], schema: Schema, leave: Leave) -> Done:
+        config, trainer = leave.config, self.trainer(leave.config)
+        before = trainer.evaluate(parameters) if leave.metrics else {}
+        result = trainer.train(parameters, seed=config.seed, round_number=verified.ticket.document.version)
         floats = schema.floats()
         admission = Admission([spec.size for spec in floats.tensors])
-        sealed = self._seal(verified, floats, update_bytes(floats, result.parameters, parameters, admission))
-        metrics = {
-            "before": before,
-            "after": after,
-            "train": dict(result.metrics),
-            "seconds": round(result.seconds, 3),
-            "device": result.device,
-        }
-        return Done(manifest=sealed.raw.decode(), norm=admission.result().norm, metrics=_opening(metrics))
+        private = released(leave.terms, floats, result.parameters, parameters)
+        sealed = self._seal(verified, floats, update_bytes(floats, private, parameters, admission), leave.head)
+        metrics: dict[str, Any] | None = None
+        if leave.metrics:
+            metrics = {
+                "before": before,
+                "after": trainer.evaluate(result.parameters),
+                "train": dict(result.metrics),
+                "seconds": round(result.seconds, 3),
+                "device": result.device,
+            }
+        elif leave.counts is not None:
+            metrics = {"counts": counted(trainer, private, leave.counts)}
+        return Done(
+            manifest=sealed.raw.decode(),
+            norm=admission.result().norm,
+            metrics=None if metrics is None else _opening(metrics),
+            spending=leave.spending,
+        )
 
-    def _seal(self, verified: Verified, schema: Schema, update: Iterator[memoryview]) -> Signed[Manifest]:
+    def _seal(
+        self, verified: Verified, schema: Schema, update: Iterator[memoryview], head: str | None
+    ) -> Signed[Manifest]:
         ticket, charter = verified.ticket, self._parties.charter
         recipients = [run_key(verified.run)]
         if charter.auditor is not None:
@@ -232,21 +258,33 @@ class Workshop:
             signer=self._keys.signer,
             spool=spool,
             expires=self._clock() + charter.dispute_window_seconds,
+            ledger_head=head,
             digest=False,
             probe=self._probe,
         )
         return sealed.manifest
 
-    def _evaluate(self, config: RunConfig, verified: Verified, parameters: Mapping[str, Array]) -> Opening | None:
-        if not config.evaluation.sites:
+    def _evaluate(self, verified: Verified, parameters: Mapping[str, Array], leave: Leave) -> Opening | None:
+        if not leave.metrics:
             return None
-        trainer = self._trainer(config, verified.ticket.document.run)
-        return _opening({"final": trainer.evaluate(parameters)})
+        return _opening({"final": self.trainer(leave.config).evaluate(parameters)})
 
     def _keep(self, ticket: Ticket, parameters: Mapping[str, Array], schema: Schema) -> None:
         data = b"".join(encode(schema, parameters))
         path = self._models / f"{ticket.run}.safetensors"
         replace_file(path, data, step="site.model", probe=self._probe, mode=0o600)
+
+
+@contextmanager
+def _one_code(leave: Leave) -> Iterator[None]:
+    """Under privacy terms, turn whatever fails after data was touched into ``site_failed``: which error it was may depend on them."""
+    try:
+        yield
+    except Exception as error:
+        if leave.terms is None:
+            raise
+        _log.error("a private training failed: %s", type(error).__name__)  # a text or a trace could quote the data
+        raise TrainingFailedError("the work failed after data was touched") from None
 
 
 def update_bytes(

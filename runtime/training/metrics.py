@@ -14,12 +14,12 @@ import numpy as np
 
 from .seam import Array
 
-__all__ = ["METRICS", "Metric"]
+__all__ = ["METRICS", "Metric", "right"]
 
 Metric: TypeAlias = Callable[[Array, Array], float | None]
 
 
-def accuracy(top: int = 1) -> Metric:
+def accuracy(top: int = 1) -> Callable[[Array, Array], float]:
     """Share of examples whose class is among the ``top`` highest scores; a single score decides at zero."""
 
     def measure(scores: Array, labels: Array) -> float:
@@ -29,6 +29,11 @@ def accuracy(top: int = 1) -> Metric:
         return float((best == labels[:, None]).any(axis=1).mean())
 
     return measure
+
+
+def right(scores: Array, labels: Array) -> int:
+    """Return how many examples get their class right: those that `accuracy` counts. Scores float64[n, k]."""
+    return round(accuracy()(scores, labels) * len(labels))
 
 
 def macro_f1() -> Metric:

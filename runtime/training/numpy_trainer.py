@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import TrainingError, TrainingFailedError
 from .batches import epoch_batches, plan
-from .metrics import Metric
+from .metrics import Metric, right
 from .seam import Array, Arrays, TrainerContext, TrainingResult, check_parameters, derive_seed
 
 __all__ = ["NumpyLinearTrainer"]
@@ -44,6 +44,11 @@ class NumpyLinearTrainer:
     def device(self) -> str:
         """Always ``cpu``."""
         return "cpu"
+
+    @property
+    def dimensions(self) -> int:
+        """The elements of weight and bias; see `seam.Trainer`."""
+        return (self._inputs + 1) * self._outputs
 
     def initial_parameters(self, seed: int) -> dict[str, Array]:
         """Return uniform weights within 1/sqrt(d), as torch's linear layer has, and a zero bias."""
@@ -80,6 +85,13 @@ class NumpyLinearTrainer:
         except (ValueError, IndexError, TypeError) as error:
             raise TrainingFailedError(f"a metric failed ({type(error).__name__})") from None
         return found | {name: float(value) for name, value in measured.items() if value is not None}
+
+    def count_right(self, parameters: Mapping[str, Array]) -> tuple[int, int]:
+        """Return held-out examples, and those whose class is right; see `seam.Trainer`."""
+        self._check(parameters)
+        x, y = self._flat(self._context.require("test"))
+        with np.errstate(all="ignore"):
+            return len(y), right(_scores(parameters, x).astype(np.float64), y)
 
     def _check(self, parameters: Mapping[str, Array]) -> None:
         check_parameters(parameters, self.initial_parameters(0))

@@ -114,6 +114,10 @@ class Trainer(Protocol):
     def device(self) -> str:
         """The device in use, as it is reported: ``cpu``, ``cuda:0 (name)``."""
 
+    @property
+    def dimensions(self) -> int:
+        """How many numbers training changes: the elements of the trained tensors. Needs no data."""
+
     def initial_parameters(self, seed: int) -> dict[str, Array]:
         """Return version 0: the same for the same seed. Needs no data."""
 
@@ -128,6 +132,13 @@ class Trainer(Protocol):
         Raises:
             TrainingError: names, shapes or dtypes differ from the model's, or there is no data. No data was touched.
             TrainingFailedError: after data was touched.
+        """
+
+    def count_right(self, parameters: Mapping[str, Array]) -> tuple[int, int]:
+        """Return how many held-out examples there are, and how many of them get their class right: exact, so private.
+
+        Raises:
+            TrainingError, TrainingFailedError: as in `evaluate`.
         """
 
     def evaluate(self, parameters: Mapping[str, Array], split: str = "test") -> dict[str, float]:

@@ -25,7 +25,7 @@ from .batches import epoch_batches, plan
 from .checkpoint import Checkpoints, Progress, training_key
 from .device import choose_device, describe_device, numerics
 from .losses import Loss
-from .metrics import Metric
+from .metrics import Metric, right
 from .optimisers import build_optimizer, build_scheduler, step_scheduler
 from .seam import Array, Arrays, TrainerContext, TrainingResult, check_parameters, derive_seed
 
@@ -59,6 +59,11 @@ class TorchTrainer:
         """Return the model's own initialisation under ``seed``, made on the CPU: the same at every party."""
         return _arrays(self._model(derive_seed(seed, "initial")))
 
+    @property
+    def dimensions(self) -> int:
+        """The elements of the trained tensors; see `seam.Trainer`."""
+        return sum(one.numel() for one in self._model(0).parameters() if one.requires_grad)
+
     def train(self, parameters: Mapping[str, Array], *, seed: int, round_number: int) -> TrainingResult:
         """Return the parameters after one round; see `seam.Trainer`."""
         check_parameters(parameters, self._template)
@@ -73,6 +78,20 @@ class TorchTrainer:
         check_parameters(parameters, self._template)
         data = self._context.require(split)
         return _guard(lambda: self._measure(parameters, data))
+
+    def count_right(self, parameters: Mapping[str, Array]) -> tuple[int, int]:
+        """Return held-out examples, and those whose class is right; see `seam.Trainer`."""
+        check_parameters(parameters, self._template)
+        data = self._context.require("test")
+        return _guard(lambda: (len(data), right(self._scores(parameters, data), data.y)))
+
+    def _scores(self, parameters: Mapping[str, Array], data: Arrays) -> Array:
+        model = self._load(parameters).eval()
+        x, _ = self._tensors(data)
+        with torch.no_grad(), numerics(self._device, 0):
+            outputs = [model(part).cpu().double() for part in x.split(256)]
+        scores = torch.cat(outputs).numpy()
+        return scores.reshape(len(scores), -1)
 
     def _model(self, seed: int) -> nn.Module:
         config = self._context.model
