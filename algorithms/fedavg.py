@@ -41,10 +41,10 @@ import numpy as np
 from ..parameters import Plane
 from .arithmetic import Float32, Rows, require_finite, weighted_sum
 from .errors import NonFiniteError, OrderError, RuleError, ShapeError, WeightError
-from .rule import Gram, Parameter, State, UpdateMeta, Workspace, require_site_order
+from .rule import Cohort, Gram, Parameter, State, Tally, UpdateMeta, Workspace, require_site_order
 from .statistics import UpdateStatistics
 
-__all__ = ["FedAvg", "NormClippedFedAvg"]
+__all__ = ["FedAvg", "NormClippedFedAvg", "clipping", "norms", "shares"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,11 @@ class FedAvg:
         """It needs no inner products."""
         return False
 
+    @property
+    def needs_cohort(self) -> bool:
+        """It counts who is there, and nobody else."""
+        return False
+
     def parameters(self) -> Mapping[str, Parameter]:
         """Return no parameters."""
         return {}
@@ -102,13 +107,8 @@ class FedAvg:
             NonFiniteError: an update that admission should have refused.
             ShapeError: no update, or not one statistic for each.
         """
-        shares = _shares(meta, weights)
-        if len(stats) != len(meta):
-            raise ShapeError(f"{len(stats)} statistics for {len(meta)} updates", where="coefficients")
-        for one, stat in zip(meta, stats, strict=True):
-            if not stat.finite or not math.isfinite(stat.norm):
-                raise NonFiniteError(f"the update of {one.site[:64]} is not finite", where="coefficients")
-        scaled = [share * self._scale(stat.norm) for share, stat in zip(shares, stats, strict=True)]
+        weighed = zip(shares(meta, weights), norms(meta, stats), strict=True)
+        scaled = [share * self._scale(norm) for share, norm in weighed]
         return np.array(scaled, dtype=np.float64).astype(np.float32)
 
     def combine(
@@ -118,9 +118,13 @@ class FedAvg:
         parent: Float32,
         state: State,
         *,
+        cohort: Cohort | None = None,
+        tally: Tally | None = None,
         workspace: Workspace | None = None,
     ) -> tuple[Float32, State]:
         """Return parent + sum of coeff_i * delta_i, float32[c], in the specified arithmetic; the state is handed on.
+
+        Cohort and tally are not looked at.
 
         Raises:
             ShapeError: no ``delta`` plane, or lengths that do not fit.
@@ -169,7 +173,31 @@ class NormClippedFedAvg(FedAvg):
         return {"clip_norm": self.clip_norm}
 
     def _scale(self, norm: float) -> float:
-        return 1.0 if norm <= self.clip_norm else self.clip_norm / norm
+        return clipping(norm, self.clip_norm)
+
+
+def clipping(norm: float, clip_norm: float) -> float:
+    """Return the factor, at most 1, that brings ``norm`` down to ``clip_norm``.
+
+    >>> clipping(4.0, 1.0), clipping(0.5, 1.0)
+    (0.25, 1.0)
+    """
+    return 1.0 if norm <= clip_norm else clip_norm / norm
+
+
+def norms(meta: Sequence[UpdateMeta], stats: Sequence[UpdateStatistics]) -> list[float]:
+    """Return the norm of each update.
+
+    Raises:
+        NonFiniteError: an update that admission should have refused.
+        ShapeError: not one statistic for each.
+    """
+    if len(stats) != len(meta):
+        raise ShapeError(f"{len(stats)} statistics for {len(meta)} updates", where="coefficients")
+    for one, stat in zip(meta, stats, strict=True):
+        if not stat.finite or not math.isfinite(stat.norm):
+            raise NonFiniteError(f"the update of {one.site[:64]} is not finite", where="coefficients")
+    return [stat.norm for stat in stats]
 
 
 def _require_names(rule: str, parameters: Mapping[str, Parameter], names: tuple[str, ...]) -> None:
@@ -181,8 +209,14 @@ def _require_names(rule: str, parameters: Mapping[str, Parameter], names: tuple[
         )
 
 
-def _shares(meta: Sequence[UpdateMeta], weights: Mapping[str, float]) -> list[float]:
-    """Return w_i / W in binary64; W is the exactly rounded sum, so no order matters."""
+def shares(meta: Sequence[UpdateMeta], weights: Mapping[str, float]) -> list[float]:
+    """Return w_i / W in binary64; W is the exactly rounded sum, so no order matters.
+
+    Raises:
+        ShapeError: no update.
+        OrderError: not in site order, or a site twice.
+        WeightError: a site without a positive, finite weight, or weights whose sum overflows.
+    """
     if not meta:
         raise ShapeError("no update to average", where="coefficients")
     require_site_order(meta)

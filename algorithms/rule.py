@@ -1,7 +1,7 @@
 """The aggregation rule: two pure functions that say how much each update counts and what they make together.
 
-    coefficients(meta, stats, gram, weights) -> float32[n]
-    combine(planes, coeff, parent, state)    -> (float32[c], state')
+    coefficients(meta, stats, gram, weights)      -> float32[n]
+    combine(planes, coeff, parent, state, cohort) -> (float32[c], state')
 
 `coefficients` sees numbers about updates, never updates; `combine` sees one block of c elements of each, never all of them,
 so any model is aggregated in memory proportional to n times the block. Replay starts from the committed coefficients:
@@ -17,6 +17,10 @@ Rules that every rule keeps:
    ride in ``delta`` with the trained weights, see `fedavg`. Integer buffers are carried from the parent by the caller.
 4. Parameters are checked when the rule is built, so a rule that exists can be used.
 
+A rule with ``needs_cohort`` (ADMM) keeps two or more rows of float32 for **every member of the charter**, by plane. `combine`
+reads all m of them and returns new ones for the updates' members only: the pair of who was absent stays the blob it
+is. Such a rule is a `CohortRule`, with a half for the site, where the same `replay` gives the same bits.
+
 Not handled here: which updates count at all (`trust.screening`, `schedule`), the sealed blobs and their order of reading
 (`runtime`), the commitments to coefficients (`audit`).
 
@@ -27,28 +31,34 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from ..parameters import Plane
 from .arithmetic import Float32, Rows, new_scratch
-from .errors import OrderError, RuleError
+from .cohort import Cohort, Tally
+from .errors import OrderError, RuleError, ScheduleError
 from .statistics import UpdateStatistics
 
 __all__ = [
     "AggregationRule",
+    "Cohort",
+    "CohortRule",
     "Gram",
     "Parameter",
     "Plane",
     "Registry",
+    "Solver",
     "State",
+    "Tally",
     "UpdateMeta",
     "Workspace",
     "make_rule",
+    "require_schedule",
     "require_site_order",
     "rules",
 ]
@@ -56,8 +66,8 @@ __all__ = [
 Gram: TypeAlias = npt.NDArray[np.float64]
 """Inner products of the updates with each other: float64[n, n]."""
 
-State: TypeAlias = Mapping[str, Float32]
-"""A rule's memory from version to version, by name: blocks float32[m, c]; empty for rules without one."""
+State: TypeAlias = Mapping[str, Rows]
+"""A rule's memory from version to version, by name: m rows float32[c], one a member; empty for rules without one."""
 
 Parameter: TypeAlias = float | int | str | bool
 """A value that a charter or run can give a rule, and that the commit names."""
@@ -85,11 +95,21 @@ class Workspace:
 
     out: Float32
     scratch: Float32
+    rows: list[Float32] = field(default_factory=list)
+    """Room for a rule's new state; grows when it is first used."""
 
     @classmethod
     def of(cls, elements: int) -> Workspace:
         """Return a workspace for blocks of up to ``elements``."""
         return cls(np.empty(elements, dtype=np.float32), new_scratch())
+
+    def row(self, index: int, elements: int) -> Float32:
+        """Return room number ``index`` for ``elements``; what it held is lost."""
+        while len(self.rows) <= index:
+            self.rows.append(np.empty(max(self.out.size, elements), dtype=np.float32))
+        if self.rows[index].size < elements:
+            self.rows[index] = np.empty(elements, dtype=np.float32)
+        return self.rows[index][:elements]
 
 
 class AggregationRule(Protocol):
@@ -110,6 +130,10 @@ class AggregationRule(Protocol):
     @property
     def needs_gram(self) -> bool:
         """Whether `coefficients` needs the inner products of the updates: two more passes over the sealed updates."""
+
+    @property
+    def needs_cohort(self) -> bool:
+        """Whether `combine` needs the cohort and keeps state for every member; it is then a `CohortRule`."""
 
     def parameters(self) -> Mapping[str, Parameter]:
         """Return the parameters that rebuild this rule, as the commit states them."""
@@ -133,12 +157,78 @@ class AggregationRule(Protocol):
         parent: Float32,
         state: State,
         *,
+        cohort: Cohort | None = None,
+        tally: Tally | None = None,
         workspace: Workspace | None = None,
     ) -> tuple[Float32, State]:
         """Return one block of the next version, float32[c], and of the next state.
 
         planes: by name, n rows float32[c] in site order; coeff: float32[n], as committed; parent: float32[c].
-        With a workspace the result lies in its ``out`` and holds until the next call.
+        state: by name, m rows float32[c], one for each member of the cohort; for a member that never took part, what
+        `CohortRule.initial_state` says. Returned are n rows by name: the new ones of the members in ``cohort.rows``.
+        tally: one for the whole pass, `Tally(cohort.rows)`, which every block adds to; `CohortRule.adapt` reads it.
+        With a workspace the results lie in it and hold until the next call.
+        """
+
+
+class Solver(Protocol):
+    """What a site trains with instead of an optimiser; one for each round, made by `CohortRule.solver`."""
+
+    @property
+    def stepped(self) -> frozenset[str]:
+        """The tensors that were stepped. What changed without being stepped (running statistics) has no dual: refuse it."""
+
+    @property
+    def planes(self) -> Mapping[Plane, Mapping[str, Float32]]:
+        """The planes beside ``delta`` that the site sends, by tensor: float32[k], exact; rounded where they are stored."""
+
+    def step(self, name: str, values: Float32, gradient: Float32) -> None:
+        """Move ``values``, float32[k], the flat tensor ``name``, in place, by one local step with its gradient."""
+
+
+@runtime_checkable
+class CohortRule(AggregationRule, Protocol):
+    """A rule that keeps state for every member, part of which the member keeps too: the same bits at both ends."""
+
+    @property
+    def penalty(self) -> float:
+        """The penalty rho that every member begins with: a binary32 value."""
+
+    @property
+    def balanced(self) -> bool:
+        """Whether penalties adapt, so that `combine` and `replay` need a tally."""
+
+    def initial_state(self, parent: Float32) -> Mapping[str, Float32]:
+        """Return one block of the state of a member that never took part; ``parent``: **this** round's, float32[c]."""
+
+    def adapt(self, rho: Sequence[float], tally: Tally) -> tuple[float, ...]:
+        """Return the penalties of the next round: of the tally's rows adapted, of the others kept.
+
+        At the server rho is the cohort's; at a site it is one penalty, with ``Tally((0,))``.
+        """
+
+    def replay(
+        self,
+        planes: Mapping[Plane, Float32],
+        coefficient: float,
+        parent: Float32,
+        state: Mapping[str, Float32],
+        rho: float,
+        *,
+        tally: Tally | None = None,
+        place: int = 0,
+        workspace: Workspace | None = None,
+    ) -> Mapping[str, Float32]:
+        """Return one block of a member's next state from its update as committed: by name, float32[c].
+
+        planes: what was sent, float32[c] each; coefficient: as committed; parent: the model it was trained from.
+        `combine` calls it for every row, and the site for its own once the commit names its update.
+        """
+
+    def solver(self, parent: Mapping[str, Float32], dual: Mapping[str, Float32], *, rho: float, scale: float) -> Solver:
+        """Return the site's solver for one round, from flat float32 tensors by name.
+
+        rho: the member's penalty in this round; scale: the weight of its loss, `consensus.objective_scale`.
         """
 
 
@@ -149,8 +239,13 @@ Registry: TypeAlias = Mapping[str, Callable[[Mapping[str, Parameter]], Aggregati
 def rules() -> Registry:
     """Return the rules that this package brings, by name."""
     from .fedavg import FedAvg, NormClippedFedAvg
+    from .iceadmm import ICEADMM
+    from .iiadmm import IIADMM
 
-    found: Final = {kind.NAME: kind.from_parameters for kind in (FedAvg, NormClippedFedAvg)}
+    kinds: Final = (FedAvg, NormClippedFedAvg, IIADMM, ICEADMM)
+    found: dict[str, Callable[[Mapping[str, Parameter]], AggregationRule]] = {}
+    for kind in kinds:
+        found[kind.NAME] = kind.from_parameters
     return MappingProxyType(found)
 
 
@@ -181,3 +276,19 @@ def require_site_order(meta: Sequence[UpdateMeta]) -> None:
                 where="coefficients",
                 remedy="Sort updates by site and seq, each once, before anything is computed.",
             )
+
+
+def require_schedule(rule: AggregationRule, schedule: str) -> None:
+    """Return if ``rule`` can run under the schedule of this kind: ADMM runs under ``synchronous`` only.
+
+    An update computed from an older model would be replayed against another w at the server than at the site.
+
+    Raises:
+        ScheduleError: it cannot.
+    """
+    if rule.needs_cohort and schedule != "synchronous":
+        raise ScheduleError(
+            f"{rule.name} cannot run under the schedule {schedule[:40]!r}",
+            where="schedule",
+            remedy="Take a synchronous schedule, or another rule: asynchronous ADMM is not offered.",
+        )

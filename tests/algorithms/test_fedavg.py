@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from counterseal.algorithms.errors import NonFiniteError, OrderError, RuleError, ShapeError, WeightError
 from counterseal.algorithms.fedavg import FedAvg, NormClippedFedAvg
-from counterseal.algorithms.rule import AggregationRule, UpdateMeta, Workspace, make_rule, require_site_order, rules
+from counterseal.algorithms.rule import (
+    AggregationRule,
+    CohortRule,
+    UpdateMeta,
+    Workspace,
+    make_rule,
+    require_site_order,
+    rules,
+)
 from counterseal.algorithms.statistics import Admission, UpdateStatistics
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "arithmetic" / "coefficients.json"
@@ -193,12 +201,19 @@ def test_vectors_of_the_specification(case: dict[str, Any]) -> None:
     assert case["coeff"] not in case.get("not", {}).values()
 
 
+REQUIRED: dict[str, dict[str, float]] = {
+    "norm-clipped-fedavg": {"clip_norm": 2},
+    "iiadmm": {"rho": 1, "clip_norm": 2},
+    "iceadmm": {"rho": 1, "clip_norm": 2},
+}
+
+
 @pytest.mark.parametrize("name", sorted(rules()))
 def test_every_rule_keeps_the_laws_of_the_seam(name: str) -> None:
-    parameters: dict[str, Any] = {"clip_norm": 2} if name == "norm-clipped-fedavg" else {}
-    rule: AggregationRule = make_rule(name, parameters)
+    rule: AggregationRule = make_rule(name, REQUIRED.get(name, {}))
     assert rule.name == name and make_rule(rule.name, rule.parameters()) == rule
-    assert rule.planes == ("delta",) and rule.state_planes == () and not rule.needs_gram
+    assert rule.planes[0] == "delta" and not rule.needs_gram
+    assert isinstance(rule, CohortRule) == rule.needs_cohort == (rule.state_planes != ())
 
 
 def test_other_rules_come_through_the_registry() -> None:
