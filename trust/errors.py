@@ -12,7 +12,6 @@ TrustError
 ├── MailboxError            a message file is not one that this party takes
 ├── NotAuthorizedError      the group does not name this identity an active member in this role
 ├── SitePolicyError         a site policy that cannot be used, or facts that it cannot be asked about
-│   └── PolicyDeniedError   the site's policy does not allow it: the server gets this code and nothing else
 ├── TicketError             a ticket that this site does not take
 │   ├── ExpiredTicketError
 │   ├── MisaddressedTicketError
@@ -102,12 +101,6 @@ class SitePolicyError(TrustError):
     """A site policy that cannot be used, or facts that it cannot be asked about."""
 
     code = "site_policy"
-
-
-class PolicyDeniedError(SitePolicyError):
-    """The site's policy does not allow it; the server gets this code and nothing else."""
-
-    code = "policy_denied"
 
 
 class TicketError(TrustError):

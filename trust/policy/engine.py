@@ -133,7 +133,7 @@ def _guarded(where: str) -> Iterator[None]:
         yield
     except (SitePolicyError, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
-    except BaseException as error:  # a panic of the library is no Exception
+    except BaseException as error:  # noqa: BLE001  (a panic of the library is no Exception)
         what = str(error) if isinstance(error, ValueError) else f"Cedar failed ({type(error).__name__})"
         raise SitePolicyError(what.splitlines()[0][:300] if what else "refused", where=where, remedy=_REMEDY) from None
 

@@ -2,7 +2,7 @@
 
 `question` turns a `PolicyRequest` into the entities and the context that the schema (schema.cedarschema) promises. It builds
 JSON values, never Cedar text, so that no name can become part of a policy. Whatever it cannot turn into a valid value (NaN, a
-negative count, a control character, terms without an epsilon) is a `SitePolicyError`, which the caller of a decision sees as "no".
+negative count, a control character, terms without an epsilon) is a `SitePolicyError`, and for whoever asked the policy a "no".
 
 The privacy terms of a run are one value here: present in full, or absent. So a policy cannot meet a mechanism without its
 epsilon, and "is this run private" has one spelling, ``context has privacy``.

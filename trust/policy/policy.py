@@ -1,7 +1,7 @@
 """`SitePolicy`: what a site's officer allows, asked before anything leaves.
 
     policy = SitePolicy.load(path)                # or SitePolicy.default()
-    verdict = policy.decide(request)              # never raises; or policy.require(request), which raises PolicyDeniedError
+    verdict = policy.decide(request)              # never raises
 
 Rules that hold for every decision:
 
@@ -9,7 +9,8 @@ Rules that hold for every decision:
  2. Any error denies: a fact that cannot be a schema-valid value, a policy that fails while it is evaluated (Cedar would skip it,
     be it a ``forbid``), a crash of the library. `Verdict.errors` says so, here at the site only.
  3. Whatever the policy says, a population is not taken over its cap: that comparison is plain code here, and again in the ledger.
- 4. What leaves the site about a denial is `PolicyDeniedError.code`. Which policy denied, and why, stays in `Verdict`.
+ 4. A verdict is for this site's own log. What the server learns of a denial is one reason code, which the caller sends: neither
+    which policy denied, nor whether it was one.
 
 ``digest`` names the policy: SHA-256 over the canonical JSON of the SHA-256 of the policy's and the schema's bytes. One changed
 byte in either, comments too, is another policy; the site signs the digest with what it sends in each round.
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Self
 
 from ..canonical import canonical
-from ..errors import PolicyDeniedError, SitePolicyError
+from ..errors import SitePolicyError
 from ..identifiers import sha256
 from .engine import ParsedPolicy, Rules
 from .request import PolicyRequest, question
@@ -56,7 +57,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A decision: ``reasons`` are the ids of the policies that decided. None of it but the denial's code leaves the site."""
+    """A decision: ``reasons`` are the ids of the policies that decided. For this site only."""
 
     allowed: bool
     reasons: tuple[str, ...]
@@ -115,20 +116,6 @@ class SitePolicy:
         if answer.allowed and _over_cap(request):
             return Verdict(False, (OVER_CAP,))
         return Verdict(answer.allowed and bool(reasons), reasons)
-
-    def require(self, request: PolicyRequest) -> Verdict:
-        """Return the verdict that allows ``request``.
-
-        Raises:
-            PolicyDeniedError: it is not allowed; its text is for this site's log, its code alone for the server.
-        """
-        verdict = self.decide(request)
-        if not verdict.allowed:
-            why = "; ".join(verdict.errors or verdict.reasons) or "no policy permits it"
-            raise PolicyDeniedError(
-                f"{request.action} is not allowed: {why}"[:500], where=f"site policy {self.digest[:16]}"
-            )
-        return verdict
 
     def policy(self, name: str) -> Policy | None:
         """Return the policy called ``name``."""
