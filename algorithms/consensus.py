@@ -1,4 +1,4 @@
-"""Consensus ADMM: what IIADMM and ICEADMM have in common, at the server and at the site.
+"""Consensus ADMM: what IIADMM and ICEADMM have in common at the server, and what both ends replay.
 
     minimise  sum_p c_p f_p(z_p)   subject to   z_p = w   for every member p,       c_p = weight_p * P / sum of weights
 
@@ -28,7 +28,7 @@ hostile member that always sends the worst direction pulls harder every round, a
 where it was. Where sites may be hostile, use norm-clipped-fedavg.
 
 All floating tensors are stepped by the solver, or unchanged (frozen). One that changes without being stepped (running
-statistics of batch normalisation) would feed a dual that nothing brings back: the site refuses it (`Solver.stepped`).
+statistics of batch normalisation) would feed a dual that nothing brings back: the site refuses it (`rule.Solver.stepped`).
 
 Not handled here: who trains with the solver and where it starts (`runtime`: at w), privacy (`privacy`), and
 asynchronous rounds: an update with staleness is refused.
@@ -50,12 +50,12 @@ import numpy as np
 from ..parameters import Plane
 from .arithmetic import Float32, Rows, require_finite, require_mode
 from .cohort import Balance, Cohort, Tally, as_penalty
-from .errors import RuleError, ScheduleError, ShapeError, WeightError
+from .errors import RuleError, ScheduleError, ShapeError
 from .fedavg import clipping, norms, shares
-from .rule import Gram, Parameter, State, UpdateMeta, Workspace
+from .rule import Gram, Parameter, Solver, State, UpdateMeta, Workspace, require_like
 from .statistics import UpdateStatistics
 
-__all__ = ["ConsensusRule", "LocalSteps", "objective_scale"]
+__all__ = ["ConsensusRule"]
 
 _REQUIRED = {"rho", "clip_norm"}
 _BALANCE = ("balance_mu", "balance_tau", "rho_min", "rho_max")
@@ -231,7 +231,7 @@ class ConsensusRule:
             ArithmeticModeError: see `arithmetic.require_mode`.
         """
         room = Workspace.of(parent.size) if workspace is None else workspace
-        _require_like(parent, [*_named(planes, self.PLANES), *_named(state, self.state_planes)])
+        require_like(parent, [*_named(planes, self.PLANES), *_named(state, self.state_planes)])
         if self.balanced and tally is None:
             raise RuleError("balancing needs a tally of the pass", where=self.NAME)
         require_mode()
@@ -254,9 +254,7 @@ class ConsensusRule:
         require_finite(dual)
         return {"dual": dual, "primal": primal}
 
-    def solver(
-        self, parent: Mapping[str, Float32], dual: Mapping[str, Float32], *, rho: float, scale: float
-    ) -> LocalSteps:
+    def solver(self, parent: Mapping[str, Float32], dual: Mapping[str, Float32], *, rho: float, scale: float) -> Solver:
         """Return the site's solver for one round."""
         raise NotImplementedError
 
@@ -298,79 +296,8 @@ class ConsensusRule:
             raise ShapeError(f"{coeff.size} coefficients for {len(cohort.rows)} updates", where=self.NAME)
         if any(len(one) != len(cohort.members) for one in _named(state, self.state_planes)):
             raise ShapeError(f"not one row of state for each of {len(cohort.members)} members", where=self.NAME)
-        _require_like(parent, [state[name][row] for name in self.state_planes for row in range(len(cohort.members))])
+        require_like(parent, [state[name][row] for name in self.state_planes for row in range(len(cohort.members))])
         return cohort
-
-
-class LocalSteps:
-    """The site's half of one round: keeps flat float32 tensors by name and says which were stepped."""
-
-    def __init__(
-        self,
-        parent: Mapping[str, Float32],
-        dual: Mapping[str, Float32],
-        *,
-        rho: float,
-        zeta: float,
-        scale: float,
-    ) -> None:
-        """Begin a round at ``parent`` with ``dual``, by tensor; ``scale`` is `objective_scale`.
-
-        Raises:
-            ShapeError: the two differ in names, lengths or dtypes.
-            RuleError: a penalty or scale out of its range.
-        """
-        if parent.keys() != dual.keys():
-            raise ShapeError("the dual has other tensors than the model", where="solver")
-        for name, values in parent.items():
-            _require_like(values, [dual[name]])
-        self._parent, self._dual = parent, dual
-        self._rho = np.float32(as_penalty(rho, "rho"))
-        self._zeta = np.float32(as_penalty(zeta, "zeta")) if zeta else np.float32(0)
-        self._scale = np.float32(as_penalty(scale, "scale"))
-        self._stepped: set[str] = set()
-
-    @property
-    def stepped(self) -> frozenset[str]:
-        """The tensors that were stepped at least once."""
-        return frozenset(self._stepped)
-
-    @property
-    def planes(self) -> Mapping[Plane, Mapping[str, Float32]]:
-        """No plane beside ``delta``."""
-        return {}
-
-    def step(self, name: str, values: Float32, gradient: Float32) -> None:
-        """Move ``values``, float32[k], the flat tensor ``name``, in place, by one local step with its gradient.
-
-        Raises:
-            ShapeError: no such tensor, or not its length or dtype.
-        """
-        if name not in self._parent:
-            raise ShapeError(f"no tensor {name[:80]!r} in the model", where="solver")
-        _require_like(self._parent[name], [values, gradient])
-        self._stepped.add(name)
-        with np.errstate(all="ignore"):  # the release is checked for finiteness
-            self._move(name, values, gradient)
-
-    def _move(self, name: str, values: Float32, gradient: Float32) -> None:
-        raise NotImplementedError
-
-
-def objective_scale(weights: Mapping[str, float], site: str) -> float:
-    """Return c = weight * P / sum of weights, the weight of a site's loss; the charter's weights, all P of them.
-
-    >>> objective_scale({"a": 1.0, "b": 3.0}, "b")
-    1.5
-
-    Raises:
-        WeightError: the site has no weight, or weights that make no weighted mean.
-    """
-    members = [UpdateMeta(one) for one in sorted(weights, key=str.encode)]
-    if site not in weights:
-        raise WeightError(f"{site[:64]} has no weight", where="objective")
-    share = dict(zip((one.site for one in members), shares(members, weights), strict=True))[site]
-    return share * len(members)
 
 
 def _spans(elements: int, size: int) -> Iterator[slice]:
@@ -382,11 +309,3 @@ def _named(found: Mapping[Plane, Rows] | Mapping[str, Rows], names: Sequence[str
         if name not in found:
             raise ShapeError(f"{name} is missing", where="consensus")
         yield found[name]  # type: ignore[index]
-
-
-def _require_like(parent: Float32, arrays: Sequence[Rows]) -> None:
-    for array in (parent, *arrays):
-        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != parent.shape:
-            raise ShapeError(f"not float32{list(parent.shape)} as the model", where="consensus")
-    if parent.ndim != 1:
-        raise ShapeError("a block is one-dimensional", where="consensus")

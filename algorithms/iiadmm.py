@@ -35,7 +35,8 @@ import numpy as np
 
 from ..parameters import Plane
 from .arithmetic import Float32
-from .consensus import ConsensusRule, LocalSteps
+from .consensus import ConsensusRule
+from .solver import LocalSteps
 
 __all__ = ["IIADMM", "IIADMMSolver", "local_step"]
 

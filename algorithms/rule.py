@@ -58,6 +58,7 @@ __all__ = [
     "UpdateMeta",
     "Workspace",
     "make_rule",
+    "require_like",
     "require_schedule",
     "require_site_order",
     "rules",
@@ -228,7 +229,7 @@ class CohortRule(AggregationRule, Protocol):
     def solver(self, parent: Mapping[str, Float32], dual: Mapping[str, Float32], *, rho: float, scale: float) -> Solver:
         """Return the site's solver for one round, from flat float32 tensors by name.
 
-        rho: the member's penalty in this round; scale: the weight of its loss, `consensus.objective_scale`.
+        rho: the member's penalty in this round; scale: the weight of its loss, `solver.objective_scale`.
         """
 
 
@@ -276,6 +277,19 @@ def require_site_order(meta: Sequence[UpdateMeta]) -> None:
                 where="coefficients",
                 remedy="Sort updates by site and seq, each once, before anything is computed.",
             )
+
+
+def require_like(parent: Float32, arrays: Sequence[Rows]) -> None:
+    """Return if ``parent`` and all ``arrays`` are float32[c] of one length.
+
+    Raises:
+        ShapeError: they are not.
+    """
+    for array in (parent, *arrays):
+        if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.shape != parent.shape:
+            raise ShapeError(f"not float32{list(parent.shape)} as the model", where="algorithms")
+    if parent.ndim != 1:
+        raise ShapeError("a block is one-dimensional", where="algorithms")
 
 
 def require_schedule(rule: AggregationRule, schedule: str) -> None:
