@@ -41,7 +41,7 @@ import numpy.typing as npt
 from ..parameters import Plane
 from .arithmetic import Float32, Rows, new_scratch
 from .cohort import Cohort, Tally
-from .errors import OrderError, RuleError, ScheduleError
+from .errors import OrderError, RuleError, ScheduleError, ShapeError
 from .statistics import UpdateStatistics
 
 __all__ = [
