@@ -19,7 +19,8 @@ lies in the copy of the log is trusted, and no network is used. The obligations:
     12  nobody counts who was removed, whose key was revoked, or for whom the group did not answer yes
     13  every receipt saw a prefix of this log, and each site's receipts are one chain
     14  no evidence of equivocation was filed
-    15  arithmetic, privacy ledgers, commitments: NOT COVERED here
+    15  every release under privacy terms is stated by its site, counted, and within what the run announced
+    16  arithmetic, privacy ledgers, noise, commitments: NOT COVERED here
 
 PASS in all of them still says nothing about a fork shown to parties whose receipts are not in this log, unless 5 holds
 with a quorum that overlaps in an honest site.
@@ -33,6 +34,7 @@ from typing import TypeAlias
 from .checks.evidence import Evidence, Trust, gather
 from .checks.findings import Finding, Findings, Outcome, Status, judge
 from .checks.leaf_checks import Reading, check_actors, check_leaves, read_events
+from .checks.privacy_checks import check_privacy
 from .checks.receipt_checks import check_contradictions, check_membership, check_receipts
 from .checks.run_checks import Runs, replay_runs
 from .checks.source import LogSource
@@ -46,7 +48,7 @@ _NOT_HERE = Outcome(
     Status.NOT_COVERED,
     (
         "whether a commit's arithmetic is right: replay it from the sealed inputs (`counterseal audit replay`)",
-        "whether a site's privacy ledger held: it is that site's own, and only its heads leave the site",
+        "whether a site's privacy ledger held, and whether it drew the noise: only its word and its ledger's heads leave it",
         "what a commitment hides, before it is opened",
         "whether a clock was right: order in the log is what counts",
     ),
@@ -80,10 +82,11 @@ OBLIGATIONS: tuple[tuple[str, str, Check], ...] = (
     ),
     ("13", "receipts saw this log", lambda e, reading, runs: check_receipts(e, reading.events, reading.history)),
     ("14", "nobody was caught contradicting itself", lambda e, reading, runs: check_contradictions(reading.events)),
-    ("15", "arithmetic, ledgers, commitments, clocks", lambda e, reading, runs: _NOT_HERE),
+    ("15", "private releases are stated and counted", lambda e, reading, runs: check_privacy(reading.events)),
+    ("16", "arithmetic, ledgers, noise, commitments, clocks", lambda e, reading, runs: _NOT_HERE),
 )
 
-_OF_THE_STORY = frozenset({"8", "9", "10", "11", "12", "13", "14"})
+_OF_THE_STORY = frozenset({"8", "9", "10", "11", "12", "13", "14", "15"})
 
 
 def verify(source: LogSource, trust: Trust, *, workers: int | None = None) -> Findings:

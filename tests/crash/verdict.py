@@ -24,7 +24,7 @@ from counterseal.trust.canonical import parse
 from counterseal.trust.charter.signing import SignedCharter
 from counterseal.trust.identifiers import sha256
 
-NOT_COVERED = "15"
+NOT_COVERED = "16"
 """The verifier's own list of what a log cannot show."""
 
 

@@ -296,7 +296,7 @@ def test_the_screen_shows_what_became_of_every_update() -> None:
 def test_the_screen_ends_with_what_was_found(finished: tuple[DemoResult, Path]) -> None:
     result, _ = finished
     text = shown(result=result)
-    assert f"{result.federated[-1][2]:.1%}" in text and "site-b alone" in text and "14 PASS" in text
+    assert f"{result.federated[-1][2]:.1%}" in text and "site-b alone" in text and "15 PASS" in text
     assert "counterseal audit verify" in text and "report.html" in text
     rows = tuple(replace(row, status=Status.FAIL, reasons=("leaf 7: bad",)) for row in result.findings.rows)
     bad = replace(
