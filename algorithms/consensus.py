@@ -76,12 +76,12 @@ class ConsensusRule:
     balance: Balance | None = None
 
     def __post_init__(self) -> None:
-        rho = as_penalty(self.rho, "rho")
+        as_penalty(self.rho, "rho")
         if isinstance(self.zeta, bool) or not (self.zeta == 0 or as_penalty(self.zeta, "zeta") > 0):
             raise RuleError("zeta is not a number", where=self.NAME)
         if isinstance(self.clip_norm, bool) or not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
             raise RuleError("clip_norm is not a positive finite number", where=self.NAME)
-        if self.balance and not self.balance.rho_min <= rho <= self.balance.rho_max:
+        if self.balance and not self.balance.rho_min <= self.rho <= self.balance.rho_max:
             raise RuleError("rho is not within rho_min and rho_max", where=self.NAME)
 
     @classmethod
@@ -206,6 +206,7 @@ class ConsensusRule:
             a, rho = float(coeff[place]), cohort.rho[row]
             pairs[row] = dict(self.replay(sent, a, parent, pairs[row], rho, tally=tally, place=place, workspace=room))
         out = room.out[: parent.size]
+        _require_apart([parent, *(half for pair in pairs for half in pair.values())], (out, room.scratch))
         self._minimise(out, parent, pairs, cohort.rho, room.scratch)
         require_finite(out)
         return out, {name: [pairs[row][name] for row in cohort.rows] for name in self.state_planes}
@@ -231,11 +232,13 @@ class ConsensusRule:
             ArithmeticModeError: see `arithmetic.require_mode`.
         """
         room = Workspace.of(parent.size) if workspace is None else workspace
-        require_like(parent, [*_named(planes, self.PLANES), *_named(state, self.state_planes)])
+        given = [*_named(planes, self.PLANES), *_named(state, self.state_planes)]
+        require_like(parent, given)
         if self.balanced and tally is None:
             raise RuleError("balancing needs a tally of the pass", where=self.NAME)
         require_mode()
         primal, dual = room.row(2 * place, parent.size), room.row(2 * place + 1, parent.size)
+        _require_apart([parent, *given], (primal, dual, room.scratch))
         a, penalty = np.float32(coefficient), np.float32(as_penalty(rho, "rho"))
         with np.errstate(all="ignore"):  # overflow and NaN are judged by require_finite
             for span in _spans(parent.size, room.scratch.size):
@@ -302,6 +305,12 @@ class ConsensusRule:
 
 def _spans(elements: int, size: int) -> Iterator[slice]:
     return (slice(start, min(start + size, elements)) for start in range(0, elements, size))
+
+
+def _require_apart(inputs: Sequence[Rows], room: Sequence[Float32]) -> None:
+    for one in inputs:
+        if any(np.may_share_memory(np.asarray(one), two) for two in room):
+            raise ShapeError("an input lies in the workspace", where="consensus")
 
 
 def _named(found: Mapping[Plane, Rows] | Mapping[str, Rows], names: Sequence[str]) -> Iterator[Rows]:
