@@ -12,6 +12,7 @@ TrustError
 ├── MailboxError            a message file is not one that this party takes
 ├── NotAuthorizedError      the group does not name this identity an active member in this role
 ├── SitePolicyError         a site policy that cannot be used, or facts that it cannot be asked about
+│   └── PolicyEngineError   cedarpy, which evaluates policies, is not installed here
 ├── TicketError             a ticket that this site does not take
 │   ├── ExpiredTicketError
 │   ├── MisaddressedTicketError
@@ -101,6 +102,12 @@ class SitePolicyError(TrustError):
     """A site policy that cannot be used, or facts that it cannot be asked about."""
 
     code = "site_policy"
+
+
+class PolicyEngineError(SitePolicyError):
+    """cedarpy, which evaluates policies, is not installed here."""
+
+    code = "policy_engine"
 
 
 class TicketError(TrustError):

@@ -36,7 +36,9 @@ __all__ = [
     "wants_json",
 ]
 
-_UNAVAILABLE = frozenset({"journal", "log_busy", "store_unavailable", "store_setup", "transport", "environment"})
+_UNAVAILABLE = frozenset(
+    {"journal", "log_busy", "store_unavailable", "store_setup", "transport", "environment", "policy_engine"}
+)
 _QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*")
 
 

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import SitePolicyError
+from ..errors import PolicyEngineError, SitePolicyError
 from .text import Statement
 
 __all__ = ["Answer", "ParsedPolicy", "Rules"]
@@ -58,7 +58,8 @@ class Rules:
         """Parse and validate.
 
         Raises:
-            SitePolicyError: cedarpy is missing, or the text is no policy set for this schema; ``where`` is ``file:line``.
+            PolicyEngineError: cedarpy is missing.
+            SitePolicyError: the text is no policy set for this schema; ``where`` is ``file:line``.
         """
         self._cedar = _import_cedar()
         with _guarded(file):
@@ -123,7 +124,7 @@ def _import_cedar() -> Any:
         import cedarpy
     except ImportError:
         remedy = "Run: pip install 'counterseal[policy]'"
-        raise SitePolicyError("cedarpy, which evaluates site policies, is not installed", remedy=remedy) from None
+        raise PolicyEngineError("cedarpy, which evaluates site policies, is not installed", remedy=remedy) from None
     return cedarpy
 
 
