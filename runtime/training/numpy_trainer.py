@@ -5,7 +5,8 @@ have the names of the torch models of the same registry name (`linear.weight` fl
 so a run may use either trainer; examples are flattened to d. Arithmetic is float32, the loss float64.
 
 Takes: optimizer `sgd` with `lr`, `momentum`, `weight_decay`; loss `cross-entropy` or `mse`; no scheduler. Its rounds
-take seconds, so it writes no checkpoints: a killed round starts again and gives the same bytes.
+take seconds, so it writes no checkpoints: a killed round starts again and gives the same bytes. With a solver (the local half of
+an algorithm such as ADMM) its step takes the optimiser's place.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from ..errors import TrainingError, TrainingFailedError
 from .batches import epoch_batches, plan
 from .metrics import Metric, right
-from .seam import Array, Arrays, TrainerContext, TrainingResult, check_parameters, derive_seed
+from .seam import Array, Arrays, LocalSolver, TrainerContext, TrainingResult, check_parameters, derive_seed
 
 __all__ = ["NumpyLinearTrainer"]
 
@@ -57,7 +58,9 @@ class NumpyLinearTrainer:
         weight = generator.uniform(-bound, bound, (self._outputs, self._inputs)).astype(np.float32)
         return {"linear.weight": weight, "linear.bias": np.zeros(self._outputs, np.float32)}
 
-    def train(self, parameters: Mapping[str, Array], *, seed: int, round_number: int) -> TrainingResult:
+    def train(
+        self, parameters: Mapping[str, Array], *, seed: int, round_number: int, solver: LocalSolver | None = None
+    ) -> TrainingResult:
         """Return the parameters after one round; see `seam.Trainer`."""
         self._check(parameters)
         data = self._context.require("train")
@@ -67,7 +70,9 @@ class NumpyLinearTrainer:
         velocity = {name: np.zeros_like(value) for name, value in state.items()}
         x, y = self._flat(data)
         with np.errstate(all="ignore"):  # overflow is found by the loss and the parameters, which must be finite
-            losses = [self._epoch(state, velocity, x, y, seed, epoch, n) for epoch, n in enumerate(self._plan(len(x)))]
+            losses = [
+                self._epoch(state, velocity, x, y, seed, epoch, n, solver) for epoch, n in enumerate(self._plan(len(x)))
+            ]
         if not all(np.isfinite(value).all() for value in state.values()):
             raise TrainingFailedError("a parameter is not finite", remedy="Lower the learning rate, or clip gradients.")
         seconds = time.monotonic() - started
@@ -118,13 +123,17 @@ class NumpyLinearTrainer:
         seed: int,
         epoch: int,
         batches: int,
+        solver: LocalSolver | None,
     ) -> float:
         total = 0.0
         count = 0
         for rows in epoch_batches(seed, epoch, len(x), self._context.trainer.batch_size, batches):
             loss, gradients = self._gradients(state, x[rows], y[rows])
             total, count = total + _finite(loss) * len(rows), count + len(rows)
-            self._step(state, velocity, gradients)
+            if solver is None:
+                self._step(state, velocity, gradients)
+            else:
+                _solve(state, gradients, solver)
         return total / count
 
     def _gradients(self, state: Mapping[str, Array], x: Array, y: Array) -> tuple[float, dict[str, Array]]:
@@ -158,6 +167,13 @@ class NumpyLinearTrainer:
         for name, gradient in gradients.items():
             velocity[name] = momentum * velocity[name] + gradient + decay * state[name]
             state[name] = state[name] - lr * velocity[name]
+
+
+def _solve(state: dict[str, Array], gradients: Mapping[str, Array], solver: LocalSolver) -> None:
+    for name, gradient in gradients.items():
+        values = np.ascontiguousarray(state[name]).reshape(-1)
+        solver.step(name, values, np.ascontiguousarray(gradient, np.float32).reshape(-1))
+        state[name] = values.reshape(state[name].shape)
 
 
 def _scores(parameters: Mapping[str, Array], x: Array) -> Array:

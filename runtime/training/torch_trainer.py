@@ -6,6 +6,10 @@ from the run's seed alone.
 
 Failures after data was touched become `TrainingFailedError`: its text names the kind of the error and the line of code,
 never a value. torch's own text, which can quote labels or shapes of the data, is dropped.
+
+With a solver (the local half of an algorithm such as ADMM) its step takes the optimiser's place: it gets each trained tensor
+flat, with the gradient of the mean loss. Then there is no schedule and no checkpoint, for the solver's own state is in neither:
+a round that was killed starts again.
 """
 
 from __future__ import annotations
@@ -27,9 +31,9 @@ from .device import choose_device, describe_device, numerics
 from .losses import Loss
 from .metrics import Metric, right
 from .optimisers import build_optimizer, build_scheduler, step_scheduler
-from .seam import Array, Arrays, TrainerContext, TrainingResult, check_parameters, derive_seed
+from .seam import Array, Arrays, LocalSolver, TrainerContext, TrainingResult, check_parameters, derive_seed
 
-__all__ = ["TorchTrainer"]
+__all__ = ["TorchTrainer", "finite_arrays", "guard", "solve"]
 
 _DTYPES = {"float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"}
 R = TypeVar("R")
@@ -64,12 +68,14 @@ class TorchTrainer:
         """The elements of the trained tensors; see `seam.Trainer`."""
         return sum(one.numel() for one in self._model(0).parameters() if one.requires_grad)
 
-    def train(self, parameters: Mapping[str, Array], *, seed: int, round_number: int) -> TrainingResult:
+    def train(
+        self, parameters: Mapping[str, Array], *, seed: int, round_number: int, solver: LocalSolver | None = None
+    ) -> TrainingResult:
         """Return the parameters after one round; see `seam.Trainer`."""
         check_parameters(parameters, self._template)
         data = self._context.require("train")
         started = time.monotonic()
-        trained, losses = _guard(lambda: self._round(parameters, data, seed, round_number))
+        trained, losses = guard(lambda: self._round(parameters, data, seed, round_number, solver))
         seconds = time.monotonic() - started
         return TrainingResult(trained, {"loss": losses[-1]}, len(data), self.device, seconds)
 
@@ -77,13 +83,13 @@ class TorchTrainer:
         """Return ``loss`` and the run's metrics; see `seam.Trainer`."""
         check_parameters(parameters, self._template)
         data = self._context.require(split)
-        return _guard(lambda: self._measure(parameters, data))
+        return guard(lambda: self._measure(parameters, data))
 
     def count_right(self, parameters: Mapping[str, Array]) -> tuple[int, int]:
         """Return held-out examples, and those whose class is right; see `seam.Trainer`."""
         check_parameters(parameters, self._template)
         data = self._context.require("test")
-        return _guard(lambda: (len(data), right(self._scores(parameters, data), data.y)))
+        return guard(lambda: (len(data), right(self._scores(parameters, data), data.y)))
 
     def _scores(self, parameters: Mapping[str, Array], data: Arrays) -> Array:
         model = self._load(parameters).eval()
@@ -102,30 +108,37 @@ class TorchTrainer:
         return model
 
     def _round(
-        self, parameters: Mapping[str, Array], data: Arrays, run_seed: int, round_number: int
+        self,
+        parameters: Mapping[str, Array],
+        data: Arrays,
+        run_seed: int,
+        round_number: int,
+        solver: LocalSolver | None,
     ) -> tuple[dict[str, Array], tuple[float, ...]]:
         config = self._context.trainer
         seed = derive_seed(run_seed, "train", round_number, self._context.site)
         model = self._load(parameters)
         optimizer = build_optimizer(config.optimizer, model)
         scheduler = build_scheduler(config.scheduler, optimizer, round_number)
-        checkpoints = self._checkpoints(parameters, data, run_seed, round_number)
+        move = optimizer.step if solver is None else lambda: solve(model, solver)
+        checkpoints = None if solver is not None else self._checkpoints(parameters, data, run_seed, round_number)
         progress = (checkpoints and checkpoints.restore(model, optimizer, scheduler)) or Progress(0, ())
         x, y = self._tensors(data)
         for epoch, batches in enumerate(plan(config, len(data))):
             if epoch < progress.epochs:
                 continue
-            loss = self._epoch(model, optimizer, x, y, seed, epoch, batches)
-            step_scheduler(config.scheduler, scheduler, loss)
+            loss = self._epoch(model, move, x, y, seed, epoch, batches)
+            if solver is None:
+                step_scheduler(config.scheduler, scheduler, loss)
             progress = Progress(epoch + 1, (*progress.losses, loss))
             if checkpoints is not None:
                 checkpoints.save(progress, model, optimizer, scheduler)
-        return _finite_arrays(model), progress.losses
+        return finite_arrays(model), progress.losses
 
     def _epoch(
         self,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        move: Callable[[], object],
         x: torch.Tensor,
         y: torch.Tensor,
         seed: int,
@@ -139,12 +152,12 @@ class TorchTrainer:
         with numerics(self._device, derive_seed(seed, "epoch", epoch)):
             for rows in epoch_batches(seed, epoch, len(x), config.batch_size, batches):
                 chosen = torch.from_numpy(rows).to(self._device)
-                optimizer.zero_grad(set_to_none=True)
+                model.zero_grad(set_to_none=True)
                 losses = self._losses(model(x[chosen]), y[chosen])
                 losses.mean().backward()  # type: ignore[no-untyped-call]
                 if config.clip_gradient_norm is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient_norm)
-                optimizer.step()
+                move()
                 total += losses.detach().sum(dtype=torch.float64)
                 count += len(rows)
         return _finite(float(total) / count)  # once an epoch: a look at every batch would wait for the GPU
@@ -199,7 +212,12 @@ def _arrays(model: nn.Module) -> dict[str, Array]:
     return found
 
 
-def _finite_arrays(model: nn.Module) -> dict[str, Array]:
+def finite_arrays(model: nn.Module) -> dict[str, Array]:
+    """Return the ``state_dict`` of ``model`` as arrays.
+
+    Raises:
+        TrainingFailedError: a number in it is not finite.
+    """
     found = _arrays(model)
     if not all(np.isfinite(array).all() for array in found.values()):
         raise TrainingFailedError("a parameter is not finite", remedy="Lower the learning rate, or clip gradients.")
@@ -212,10 +230,26 @@ def _finite(loss: float) -> float:
     return loss
 
 
-def _guard(work: Callable[[], R]) -> R:
+def solve(model: nn.Module, solver: LocalSolver) -> None:
+    """Let ``solver`` move every trained tensor of ``model`` by its gradient; one that the loss did not use has a zero one."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                values = parameter.detach().cpu().reshape(-1).numpy().copy()
+                solver.step(name, values, gradient.detach().cpu().reshape(-1).numpy())
+                parameter.copy_(torch.from_numpy(values).reshape(parameter.shape))
+
+
+def guard(work: Callable[[], R], passed: tuple[type[Exception], ...] = (CountersealError,)) -> R:
+    """Return ``work()``, which touches data; every error but those ``passed`` on becomes `TrainingFailedError`.
+
+    Raises:
+        TrainingFailedError: naming the kind of the error and the line of code.
+    """
     try:
         return work()
-    except CountersealError:
+    except passed:
         raise
     except Exception as error:  # noqa: BLE001  models, losses, torch raise anything, and their texts may quote the data
         trace = error.__traceback__
