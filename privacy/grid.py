@@ -2,23 +2,24 @@
 
 A vector x is divided by gamma = C / K, rounded at random to integers and let through only if its norm is at most K:
 
-1. A row with a NaN or an infinity, or whose norm overflows float64, becomes zero. (Whatever a record does to its row, it is one record.)
+1. A row with a NaN or an infinity, or whose norm overflows float64, becomes zero: it still is one row.
 2. Clip, in float64: scaled down to a norm of at most R grid units, R a little below K (`target`).
 3. Randomised rounding, element by element: floor(x + u), u uniform on 2^-16 steps. Unbiased within 2^-16 of a unit, so that small
    elements survive in the mean where truncation would lose them. Expected and actual norms grow: that is what R < K is for.
 4. The norm check, exact (below). A row that fails, once in 10^13 rows, is truncated towards zero instead and checked again; if it
    failed again, which only broken arithmetic could cause, it would become zero.
 
-**Why the sensitivity is K, whatever happens in 1 to 3.** Every row that leaves `quantise` was compared with K as integers. What a
-row becomes depends on that row and on its own random words only. Fix the words of all rows: two datasets that differ in one row
-have sums that differ by one vector of norm at most K (by two, if the row is replaced). The noise knows nothing of those words,
-and a bound on the hockey-stick divergence for every fixing of them bounds it for their mixture (joint convexity). So neither
-rounding errors of the clipping nor the quality of the rounding's randomness is part of the privacy argument.
+**Why the sensitivity is K, whatever happens in 1 to 3.** Every row that leaves `quantise` was compared with K as integers. What
+a row becomes depends on that row and on its own random words only. Fix the words of all rows: two datasets that differ in one
+row have sums that differ by one vector of norm at most K (by two, if the row is replaced). The noise knows nothing of those
+words, and a bound on the hockey-stick divergence for every fixing of them bounds it for their mixture (joint convexity). So
+neither rounding errors of the clipping nor the quality of the rounding's randomness is part of the privacy argument.
 
-**Why the check is exact though it runs in float64.** Elements are whole numbers, their squares are non-negative, and K^2 < 2^52.
-Any order of adding non-negative numbers, fused or not, has partial sums that do not exceed the total. If the total is below
-2^53, every partial sum is a whole number that float64 holds, so nothing is rounded and the comparison is that of integers. If it
-is not, then monotone rounding keeps the computed total at 2^53 or more, above K^2. (L1: the same with magnitudes, K < 2^52.)
+**Why the check is exact though it runs in float64.** Elements are whole numbers, their squares are non-negative, and K^2 <
+2^52. Any order of adding non-negative numbers, fused or not, has partial sums that do not exceed the total. If the total is
+below 2^53, every partial sum is a whole number that float64 holds, so nothing is rounded and the comparison is that of
+integers. If it is not, then monotone rounding keeps the computed total at 2^53 or more, above K^2. (L1: the same with
+magnitudes, K < 2^52.)
 
 **Sum and conversion.** `total` adds in int64, where addition is exact and associative: no order of rows changes a bit (summing
 float rows would let one record change the rounding of others'). `to_float` converts once, after the noise: a function of the
@@ -26,8 +27,8 @@ noisy integers alone, so post-processing, and what comes out has a support that 
 2022, arXiv 2207.13793, on what float noise gives away).
 
 How fine: K >= 16 sqrt(d) makes R at least 0.999 K for L2 from K = 4096 on, and the rounding's own variance at most 1/4 beside
-noise of at least 16^2 (`noise.DiscreteGaussian`). In L1 rounding d small elements scatters the norm by sqrt(d) / 2, so the default
-is finer.
+noise of at least 16^2 (`noise.DiscreteGaussian`). In L1 rounding d small elements scatters the norm by sqrt(d) / 2, so the
+default is finer.
 
 Not handled here: the noise, what the unit is, and which adjacency asks for 2 K (`mechanism`, `accounting`).
 """
@@ -37,7 +38,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +50,8 @@ from .noise.table import Int64
 __all__ = ["FINEST", "Grid", "Norm", "Real"]
 
 Norm = Literal["l2", "l1"]
-Real = npt.NDArray[np.floating[Any]]
+Real: TypeAlias = npt.NDArray[np.floating[Any]]
+Float64: TypeAlias = npt.NDArray[np.float64]
 
 FINEST: Final = (1 << 26) - 1
 """Most grid units in the clipping bound: its square is below 2^52."""
@@ -122,8 +124,12 @@ class Grid:
 
     def summed(self, rows: Real, stream: Keystream) -> Int64:
         """Return int64[d]: the `total` of what `quantise` would return, without holding more than a block of it."""
-        # A block of b rows adds up to at most b K below 2^53: exact in float64, and so is any block.
-        return self.total(*(block.sum(axis=0).astype(np.int64) for block in self._blocks(rows, stream)))
+        _require_room(len(rows) * self.bound)
+        total = np.zeros(self.dimensions, dtype=np.int64)
+        for block in self._blocks(rows, stream):
+            # at most 2^16 rows of elements below 2^26: every float64 sum of a block is exact
+            total += block.sum(axis=0).astype(np.int64)
+        return total
 
     def total(self, *rows: Int64) -> Int64:
         """Return int64[d]: the exact sum of all rows of int64[B, d] and of vectors int64[d]: counts, totals, noise.
@@ -165,19 +171,19 @@ class Grid:
                 where="grid",
             )
 
-    def _blocks(self, rows: Real, stream: Keystream) -> Iterator[Real]:
+    def _blocks(self, rows: Real, stream: Keystream) -> Iterator[Float64]:
         self._require(rows)
         step = max(1, _BLOCK // self.dimensions)
         for start in range(0, len(rows), step):
             with np.errstate(all="ignore"):
                 yield self._rounded(rows[start : start + step], stream)
 
-    def _rounded(self, rows: Real, stream: Keystream) -> Real:
+    def _rounded(self, rows: Real, stream: Keystream) -> Float64:
         """Return whole numbers float64[b, d] of norm at most `bound`."""
         units = self._clipped(rows)
         dither = np.empty(units.shape, dtype="<u2")
         stream.fill(dither)
-        whole = np.multiply(dither, 2.0**-16, dtype=np.float64)
+        whole: Float64 = np.multiply(dither, 2.0**-16, dtype=np.float64)
         np.floor(np.add(whole, units, out=whole), out=whole)
         for row in np.flatnonzero(~self._within(whole)):
             whole[row] = np.trunc(units[row])
@@ -185,24 +191,29 @@ class Grid:
                 whole[row] = 0.0
         return whole
 
-    def _clipped(self, rows: Real) -> Real:
+    def _clipped(self, rows: Real) -> Float64:
         """Return ``rows`` in grid units, float64, none longer than `target` but for rounding errors; zero if not finite."""
         norms = self._norms(rows)
-        factors = np.minimum(1 / self.unit, self.target / norms)
-        units = np.multiply(rows, factors[:, None], dtype=np.float64)
+        factors = np.minimum(self.bound / self.clip_norm, self.target / norms)
+        units: Float64 = np.multiply(rows, factors[:, None], dtype=np.float64)
         units[~np.isfinite(norms)] = 0.0
         return units
 
-    def _within(self, whole: Real) -> npt.NDArray[np.bool_]:
+    def _within(self, whole: Float64) -> npt.NDArray[np.bool_]:
         """Return for each row of whole numbers whether its norm is at most K; a NaN says no."""
         return self._powers(whole) <= (self.bound if self.norm == "l1" else self.bound**2)
 
-    def _norms(self, rows: Real) -> Real:
+    def _norms(self, rows: Real) -> Float64:
         powers = self._powers(rows)
         return powers if self.norm == "l1" else np.sqrt(powers)
 
-    def _powers(self, rows: Real) -> Real:
+    def _powers(self, rows: Real) -> Float64:
         """Return the sum of squares, or of magnitudes, of each row, in float64."""
         if self.norm == "l1":
-            return np.asarray(np.abs(rows).sum(axis=1, dtype=np.float64))
+            return np.abs(rows).sum(axis=1, dtype=np.float64)
         return np.asarray(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+
+
+def _require_room(reach: int) -> None:
+    if reach >= 1 << 63:
+        raise GridError("a sum might not fit 64 bits", where="grid", remedy="Sum fewer rows, or choose a coarser grid.")

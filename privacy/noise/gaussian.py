@@ -1,24 +1,27 @@
 """The discrete Gaussian: P(X = x) proportional to exp(-x^2 / (2 sigma^2)) on the integers.
 
-Its law is that of exactly the given sigma, a rational number as every float is: the variances below are fractions, never rounded.
+Its law is that of exactly the given sigma, a rational number as every float is: the variances below are fractions, never
+rounded.
 
-**One table** up to sigma = 1024: weights in fixed point by w_{j+1} = w_j r_j, r_{j+1} = r_j e^{-1/sigma^2}, cut off beyond
-13 sigma. A discrete Gaussian is sub-Gaussian (Canonne, Kamath, Steinke 2020, arXiv 2004.00010, section 3), so the tail is at
-most 2 e^{-13^2 / 2} < 2^-120.
+**One table** up to sigma = 1024: weights in fixed point by w_{j+1} = w_j r_j, r_{j+1} = r_j e^{-1/sigma^2}, cut off beyond 13
+sigma. The tail is at most 2 e^{-13^2 / 2} < 2^-120, as for the continuous Gaussian: E e^{sX} <= e^{s^2 sigma^2 / 2}, because a
+sum of e^{-(x - c)^2 / (2 sigma^2)} over the integers is greatest at c = 0 (Canonne, Kamath, Steinke 2020, arXiv 2004.00010).
 
 **Convolution** above: X = A + k B with A ~ N_Z(a^2), B ~ N_Z(b^2) and a^2 + k^2 b^2 = sigma^2 exactly. Completing the square,
 
     P(X = x) = const * e^{-x^2 / (2 sigma^2)} * sum over integers j of e^{-(j - c_x)^2 / (2 t^2)},   t = a b / sigma,
 
-with c_x real; by Poisson summation the last sum is t sqrt(2 pi) (1 + 2 sum_{m >= 1} e^{-2 pi^2 t^2 m^2} cos(2 pi m c_x)), whatever
-c_x is, up to a factor within 1 +- h, h = 2.1 e^{-2 pi^2 t^2}. So every probability is that of N_Z(0, sigma^2) up to (1 + h) / (1 - h),
-and the distance in total variation is at most 2.1 h. Here t >= 3, h < 2^-254. B may be a convolution itself. (Gentry, Peikert,
-Vaikuntanathan 2008, eprint 2007/432, lemma 2.7; Micciancio and Walter 2017, eprint 2017/259.)
+with c_x real; by Poisson summation the last sum is t sqrt(2 pi) (1 + 2 sum_{m >= 1} e^{-2 pi^2 t^2 m^2} cos(2 pi m c_x)):
+whatever c_x is, a constant up to a factor within 1 +- h, h = 2.1 e^{-2 pi^2 t^2}. So every probability is that of N_Z(0,
+sigma^2) up to a factor (1 + h) / (1 - h), and the distance in total variation is at most 2.1 h. Here t >= 3 and h < 2^-254. B
+may be a convolution itself. (Gentry, Peikert, Vaikuntanathan 2008, eprint 2007/432; Micciancio and Walter 2017, eprint
+2017/259.)
 
 **What it is worth** (`effective`). By the same sum with t = 3, N_Z(mu, sigma^2) is, up to a factor within (1 +- h)^2 at each
 point, a sample y of the continuous N(mu, sigma^2 - 9) followed by a sample of the discrete Gaussian of width 3 around y, which
 knows nothing of mu. Post-processing loses no privacy: so whatever is proven for continuous noise of standard deviation
-``effective`` = sqrt(sigma^2 - 9), sampled and composed in any way, holds for this noise up to 1e-76 in epsilon for each value drawn.
+``effective`` = sqrt(sigma^2 - 9), subsampled and composed in any way, holds for this noise up to 1e-76 in epsilon for each
+value.
 
 Not handled here: the grid, the sensitivity, and how errors of d values and T steps add up (`mechanism`, `accounting`).
 """
@@ -97,7 +100,7 @@ def _terms(variance: Fraction) -> tuple[tuple[int, Table], ...]:
     """Return factors and tables whose independent samples add up to N_Z(0, variance)."""
     if variance <= _TABLE_VARIANCE:
         return ((1, _table(variance)),)
-    # a = 3.5 k, so t^2 = 12.25 (1 - a^2 / sigma^2) >= 9: k^2 <= 2 sigma / 7 makes a^2 / sigma^2 <= 3.5 / sigma. a <= 634 has a table.
+    # a = 3.5 k <= 634 and t^2 = 12.25 (1 - a^2 / sigma^2) >= 9, for k^2 <= 2 sigma / 7 makes a^2 / sigma^2 <= 3.5 / sigma
     k = min(math.isqrt(math.isqrt(int(variance)) * 2 // 7), 181)
     part = Fraction(49 * k * k, 4)
     return ((1, _table(part)), *((k * factor, table) for factor, table in _terms((variance - part) / (k * k))))

@@ -83,7 +83,7 @@ class Keystream:
             NoiseError: the stream is closed, spent, or belongs to another process; also of `bytes` and `words`.
         """
         self._checked(out.nbytes)
-        self._write(memoryview(out).cast("B"))
+        self._write(out.data.cast("B"))
 
     def close(self) -> None:
         """Drop the cipher; the stream gives nothing more. Closing twice is nothing."""

@@ -9,7 +9,7 @@ For a law on first .. first + n - 1 the table holds n - 1 edges T_j = floor(2^12
    finishes. Shift, two gathers, one comparison, for every element alike.
 3. A word in an outer bucket (values whose probability is below 2^-16) is searched for among all edges.
 4. A word equal to the top half of an edge is a tie: a second word is drawn and all 128 bits are compared, with Python's
-   integers. With n edges that happens n times in 2^64 samples; without it the law would be off by n * 2^-65 instead of n * 2^-129.
+   integers. With n edges that happens n times in 2^64 samples; without it the law would be off by n * 2^-64, not n * 2^-128.
 
 Error in total variation (`tv`), for weights of which each is at most e off: n * e / (sum of the weights) from the weights, as
 sum |a_j - b_j| / max(A, B) bounds the distance of the laws a / A and b / B; n * 2^-128 from the floors; and the mass of the
@@ -29,7 +29,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import accumulate, pairwise
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +77,9 @@ class Table:
 
     def indices(self, words: Words, scratch: _Scratch, stream: Keystream) -> Int64:
         """Return sample - ``first`` for each word, in a buffer of ``scratch``; a tie draws 8 bytes more from ``stream``."""
-        offset, index, edge, above, rare = scratch.of(len(words))
+        count = len(words)
+        offset, index, edge = scratch.offset[:count], scratch.index[:count], scratch.edge[:count]
+        above, rare = scratch.above[:count], scratch.rare[:count]
         np.right_shift(words, _SHIFT, out=offset)
         # mode "clip": no index is out of range, and numpy then writes without an intermediate copy
         np.take(self._guide, offset.view(np.int64), out=index, mode="clip")
@@ -126,10 +128,11 @@ class _Scratch:
     """The buffers of one `draw`."""
 
     def __init__(self, count: int) -> None:
-        self._buffers = tuple(np.empty(count, dtype=d) for d in (np.uint64, np.int64, np.uint64, np.bool_, np.bool_))
-
-    def of(self, count: int) -> tuple[Any, ...]:
-        return tuple(buffer[:count] for buffer in self._buffers)
+        self.offset: Words = np.empty(count, dtype=np.uint64)
+        self.index: Int64 = np.empty(count, dtype=np.int64)
+        self.edge: Words = np.empty(count, dtype=np.uint64)
+        self.above: npt.NDArray[np.bool_] = np.empty(count, dtype=np.bool_)
+        self.rare: npt.NDArray[np.bool_] = np.empty(count, dtype=np.bool_)
 
 
 def _uncrowded(crowded: Sequence[int]) -> tuple[int, int]:
