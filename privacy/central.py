@@ -49,7 +49,7 @@ def mechanism(clip_norm: float, noise_multiplier: float) -> Mechanism[Central]:
 
 
 def aggregate(
-    updates: Iterable[Float32], dimensions: int, sites: int, *, how: Mechanism[Central], keystream: Keystream
+    updates: Iterable[Float32], dimensions: int, sites: int, *, how: Mechanism[Central], stream: Keystream
 ) -> Release[Central]:
     """Return the noisy sum of the ``updates``, float32[dimensions] each, over ``sites``, a public number.
 
@@ -62,8 +62,8 @@ def aggregate(
     for count, update in enumerate(updates, start=1):
         if count > sites:
             raise MechanismError(f"more updates than {sites} sites", where="central", remedy="One update of each site.")
-        total = plan.grid.total(total, plan.summed(update[None], keystream))
-    return plan.released(total, keystream, float(sites))
+        total = plan.grid.total(total, plan.summed(update[None], stream))
+    return plan.released(total, stream, float(sites))
 
 
 def expected_noise(sites: int, dimensions: int, noise_multiplier: float, clip_norm: float) -> float:

@@ -210,7 +210,7 @@ class Grid:
     def _powers(self, rows: Real) -> Float64:
         """Return the sum of squares, or of magnitudes, of each row, in float64."""
         if self.norm == "l1":
-            return np.abs(rows).sum(axis=1, dtype=np.float64)
+            return np.asarray(np.abs(rows).sum(axis=1, dtype=np.float64))
         return np.asarray(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
 
 

@@ -38,32 +38,45 @@ import numpy as np
 
 from .errors import MechanismError
 from .grid import Norm
-from .mechanism import Clip, Float32, Kind, Local, Mechanism, Noise, Quantise
+from .mechanism import Clip, Float32, Kind, Local, Mechanism, Noise, Plan, Quantise
 from .noise import Keystream
 
-__all__ = ["admm_bound", "mechanism", "release"]
+__all__ = ["admm_bound", "mechanism", "plan_of", "release"]
 
 _NORM_OF: Final[dict[Kind, Norm]] = {"gaussian": "l2", "laplace": "l1"}
+_KINDS: Final[dict[str, Kind]] = {"output-gaussian": "gaussian", "output-laplace": "laplace"}
 
 
-def mechanism(kind: Kind, bound: float, noise_multiplier: float) -> Mechanism[Local]:
-    """Return the list of stages for a difference clipped to ``bound``; the noise is scaled to twice the bound."""
+def mechanism(kind: Kind, clip_norm: float, noise_multiplier: float) -> Mechanism[Local]:
+    """Return the list of stages for a difference clipped to B = ``clip_norm``; the noise is scaled to 2 B."""
     if kind not in _NORM_OF:
         raise MechanismError(f"no noise is called {str(kind)[:20]!r}", where="output perturbation")
-    stages = (Clip(_NORM_OF[kind], bound), Quantise(), Noise(kind, noise_multiplier, sensitivity=2))
+    stages = (Clip(_NORM_OF[kind], clip_norm), Quantise(), Noise(kind, noise_multiplier, sensitivity=2))
     return Mechanism(stages, Local())
 
 
+def plan_of(name: str, clip_norm: float, noise_multiplier: float, dimensions: int) -> Plan[Local]:
+    """Return what is known of a release before there is data; ``name``: output-gaussian or output-laplace.
+
+    Raises:
+        PrivacyError: the numbers make no mechanism, or the dimensions need another grid.
+    """
+    kind = _KINDS.get(name)
+    if kind is None:
+        raise MechanismError(f"{name[:20]!r} is no output perturbation", where="output perturbation")
+    return mechanism(kind, clip_norm, noise_multiplier).plan(dimensions)
+
+
 def release(
-    z: Float32, centre: Float32, *, kind: Kind, bound: float, noise_multiplier: float, keystream: Keystream
+    z: Float32, centre: Float32, *, kind: Kind, clip_norm: float, noise_multiplier: float, stream: Keystream
 ) -> Float32:
     """Return the noisy difference float32[d] of ``z`` and ``centre``, float32[d] each.
 
-    ``centre`` is a function of values released before, the same for every dataset; ``bound`` and ``noise_multiplier`` (standard
-    deviation or scale, over 2 ``bound``) are public. A difference that is not finite is released as noise around zero.
+    ``centre`` is a function of values released before, the same for every dataset; B = ``clip_norm`` and ``noise_multiplier``
+    (standard deviation or scale, over 2 B) are public. A difference that is not finite is released as noise around zero.
 
     Raises:
-        MechanismError: lengths differ, or a number makes no mechanism.
+        PrivacyError: lengths differ, or a number makes no mechanism.
     """
     if z.ndim != 1 or z.shape != centre.shape or z.size == 0:
         raise MechanismError(
@@ -71,7 +84,7 @@ def release(
         )
     with np.errstate(all="ignore"):
         difference = np.subtract(z, centre, dtype=np.float64)
-    return mechanism(kind, bound, noise_multiplier).apply(difference[None], keystream).values
+    return mechanism(kind, clip_norm, noise_multiplier).apply(difference[None], stream).values
 
 
 def admm_bound(clip_norm: float, penalty: float) -> float:

@@ -13,7 +13,7 @@ proportional to r^D (r^m)^H. So
 one table for the difference of the low digits, whose weights are r^|x| (1 + r^2 + ... + r^{2 (m - 1 - |x|)}), and the same again
 for H - H' until the scale is at most 128. Nothing is approximated by this; the scale is the rational number that the float is.
 
-Error: the tables' own, and the tail of the last one, cut off beyond 84 scales: below e^{-84} < 2^-121. That cut is why a
+Error: the tables' own, and the tail of the last one, cut off beyond 84 scales: below 2 e^{-84} < 2^-120. That cut is why a
 release through this sampler states a delta, of d * `tv` and a factor, where the law itself would need none.
 """
 
