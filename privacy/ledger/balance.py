@@ -98,8 +98,8 @@ def epsilon_of(population: Population, spent: Cost) -> float:
     return Filter(population.epsilon, population.delta).epsilon_of(spent)
 
 
-def balance_of(population: Population) -> Balance:
-    """Return what ``population`` has spent and has left."""
+def balance_of(population: Population, more: Cost | None = None) -> Balance:
+    """Return what ``population`` has spent and has left, as it would be if it had also reserved ``more``."""
     runs = population.runs.values()
     return Balance(
         name=population.name,
@@ -108,7 +108,7 @@ def balance_of(population: Population) -> Balance:
         cap=population.epsilon,
         delta=population.delta,
         spent=epsilon_of(population, total((run, run.drawn) for run in runs)),
-        reserved=epsilon_of(population, reserved(population)),
+        reserved=epsilon_of(population, reserved(population) + (more or Cost())),
         runs=len(runs),
         open_runs=sum(run.closed is None for run in runs),
         releases=sum(run.drawn for run in runs),

@@ -194,6 +194,15 @@ class Ledger:
         with self._held() as (book, _):
             return book.runs.get(key)
 
+    def forecast(self, order: RunOrder) -> Balance:
+        """Return the balance of the population that would pay for ``order``, with it reserved. Nothing is written.
+
+        Raises:
+            LedgerError: its dataset belongs to no population.
+        """
+        with self._held() as (book, _):
+            return rules.forecast(book, order)
+
     def balances(self) -> list[Balance]:
         """Return what each population has spent and has left, by name."""
         with self._held() as (book, _):

@@ -33,7 +33,7 @@ def check_name(value: str, what: str) -> str:
     Raises:
         LedgerError: it is not 1 to 128 letters, digits, `@`, `_`, `.` or `-`.
     """
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not _NAME.fullmatch(value):
         raise LedgerError(
             f"{what} is not a name", where="ledger", remedy="1 to 128 letters, digits, '@', '_', '.' or '-'."
         )

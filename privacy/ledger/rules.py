@@ -21,7 +21,7 @@ from ..accounting.events import ADJACENCIES
 from ..accounting.filter import Filter
 from ..accounting.rdp import COLUMNS
 from ..errors import AdjacencyError, BudgetError, LedgerError, SecondReleaseError
-from .balance import allows, epsilon_of, reserved, times
+from .balance import Balance, allows, balance_of, epsilon_of, reserved, times
 from .book import Book, Population, Run
 from .entry import Entry, canonical
 from .orders import Outcome, RunKey, RunOrder, TicketOrder, check_name, check_note
@@ -29,7 +29,9 @@ from .orders import Outcome, RunKey, RunOrder, TicketOrder, check_name, check_no
 __all__ = [
     "Found",
     "close_run",
+    "forecast",
     "map_dataset",
+    "payer",
     "population_of",
     "reserve_run",
     "reserve_ticket",
@@ -87,15 +89,30 @@ def map_dataset(book: Book, dataset: str, population: str, note: str) -> Found:
     return body
 
 
-def reserve_run(book: Book, order: RunOrder) -> Found:
-    """The whole sequence of a run."""
+def payer(book: Book, order: RunOrder) -> Population:
+    """Return the population that pays for a run of ``order``'s dataset.
+
+    Raises:
+        LedgerError: the dataset belongs to none.
+    """
     if order.dataset not in book.datasets:
         raise LedgerError(
             f"dataset {order.dataset!r} belongs to no population",
             where="ledger",
             remedy="The officer maps it: `counterseal ledger map`.",
         )
-    population = book.populations[book.datasets[order.dataset].population]
+    return book.populations[book.datasets[order.dataset].population]
+
+
+def forecast(book: Book, order: RunOrder) -> Balance:
+    """Return the payer's balance as it would be with ``order`` reserved; as it is, where it is reserved already."""
+    known = order.key in book.runs
+    return balance_of(payer(book, order), None if known else times(order.cost, order.releases))
+
+
+def reserve_run(book: Book, order: RunOrder) -> Found:
+    """The whole sequence of a run."""
+    population = payer(book, order)
     known = book.runs.get(order.key)
     if known is not None:
         return _require_same(known, order)
@@ -183,7 +200,12 @@ def _require_covered(unit: str, adjacency: str, population: Population, what: st
 
 def _require_same(known: Run, order: RunOrder) -> Entry:
     told = known.entry.body
-    asked = {"terms": dict(order.terms), "unit": order.unit, "adjacency": order.adjacency, "dataset": order.dataset}
+    asked: dict[str, Any] = {
+        "terms": dict(order.terms),
+        "unit": order.unit,
+        "adjacency": order.adjacency,
+        "dataset": order.dataset,
+    }
     asked["releases"] = order.releases
     if canonical({name: told[name] for name in asked}) != canonical(asked):
         raise SecondReleaseError(

@@ -39,6 +39,8 @@ class Pkcs11AnchorConfig(Config):
     """The token's label."""
     pin_file: ConfigPath
     """A file of mode 0600 with the user's PIN."""
+    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")] = "counterseal-ledger"
+    """The name of the object on the token; each ledger has one of its own."""
 
 
 AnchorConfig = Annotated[PathAnchorConfig | S3AnchorConfig | Pkcs11AnchorConfig, Field(discriminator="kind")]

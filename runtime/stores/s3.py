@@ -41,7 +41,7 @@ from .s3_http import Answer, Patience, check_answer, quieten
 from .s3_place import S3Place
 from .sources import holds_parts, same_bytes, source_length, viewed
 
-__all__ = ["S3Store"]
+__all__ = ["S3Store", "connect"]
 
 T = TypeVar("T")
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -83,7 +83,7 @@ class S3Store:
             "aws_secret_access_key": secret_key,
             "aws_session_token": session_token,
         }
-        self._s3: Any = _connect(place, credentials, self._patience, ca_file)
+        self._s3: Any = connect(place, credentials, self._patience, ca_file)
         self._client = S3GrantClient(place, patience=self._patience, ca_file=ca_file)
 
     def __repr__(self) -> str:
@@ -388,7 +388,12 @@ def _digests(source: bytes | Path, length: int, size: int) -> tuple[str, ...]:
     return tuple(digests)
 
 
-def _connect(place: S3Place, credentials: dict[str, str | None], patience: Patience, ca_file: str | None) -> Any:
+def connect(place: S3Place, credentials: dict[str, str | None], patience: Patience, ca_file: str | None) -> Any:
+    """Return boto3's client for ``place``.
+
+    Raises:
+        StoreSetupError: boto3 is missing, or does not take the configuration.
+    """
     try:
         import boto3
         from botocore.config import Config

@@ -136,6 +136,12 @@ class Token:
         algorithm = _algorithm(params, self.label)
         return TokenSigner(self, key_label, private, VerifyingKey(algorithm, _raw_point(point, algorithm)))
 
+    @contextmanager
+    def session(self) -> Iterator[Any]:
+        """Hold the token's one session, for objects that are not keys; its refusals become `CustodyError`."""
+        with _asking(self.label):
+            yield self._session
+
     def __repr__(self) -> str:
         return f"Token({self.label!r}, {self.module})"
 
