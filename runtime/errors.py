@@ -16,6 +16,7 @@ RuntimeFault
 │   ├── SiteHaltedError         it saw a fork or an equivocation, and waits for a person
 │   ├── ConsistencyNeededError  the delivery's proof begins at another checkpoint than the site's last
 │   ├── RefusedError            the site's own policy or ledger does not allow this release
+│   ├── LedgerUnavailableError  the anchor of the ledger does not answer (`retryable`)
 │   ├── UnsettledError          the log does not account for what this site answered before
 │   └── GroupUnavailableError   this site could not ask its own authority about the server (`retryable`)
 └── StoreError                  the object store
@@ -204,6 +205,13 @@ class RefusedError(SiteError):
     """The site's own policy or ledger does not allow this; the server learns this code and nothing else."""
 
     code = "policy_denied"
+
+
+class LedgerUnavailableError(SiteError):
+    """The anchor of this site's ledger does not answer: nothing is decided, the server may deliver again."""
+
+    code = "ledger_unavailable"
+    retryable: ClassVar[bool] = True
 
 
 class UnsettledError(SiteError):

@@ -1,8 +1,8 @@
 """What leaves a site beside or instead of an exact update: output perturbation, and noisy counts.
 
-Under ``dp-sgd`` the trained parameters are already private: nothing here touches them. Under an output mechanism whatever training
-did is clipped around a centre that everybody can compute from released values, and noised (`privacy.output`); the result
-keeps the parameters' names, shapes and dtypes.
+Under ``dp-sgd`` the trained parameters are already private: nothing here touches them. Under an output mechanism whatever
+training did is clipped around a centre that everybody can compute from released values, and noised (`privacy.output`); the
+result keeps the parameters' names, shapes and dtypes.
 
 Not handled here: leave to release at all (`steward`), the accounting (`privacy.accounting`).
 """
@@ -40,18 +40,19 @@ def released(
         return after
     from ...privacy.noise.keystream import Keystream
     from ...privacy.output import release
+    from .price import kind_of
 
+    middle = centre(_flat(schema, before))
     with Keystream() as stream:
-        kind = "laplace" if terms.mechanism == "output-laplace" else "gaussian"
         step = release(
             _flat(schema, after),
-            centre(_flat(schema, before)),
-            kind=kind,
-            clip_norm=terms.clip_norm,
+            middle,
+            kind=kind_of(terms),
+            bound=terms.clip_norm,
             noise_multiplier=terms.noise_multiplier,
-            stream=stream,
+            keystream=stream,
         )
-    return _shaped(schema, step)
+    return _shaped(schema, middle + step)
 
 
 def counted(trainer: Trainer, parameters: Mapping[str, Array], noise_multiplier: float) -> dict[str, int]:

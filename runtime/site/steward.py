@@ -16,30 +16,36 @@ The same ticket again costs nothing: its entry is found, and the stored bytes go
 A run without privacy terms releases exact updates; the site takes part only where its own configuration says
 ``unprotected: true`` and the policy has nothing against it.
 
-Not handled here: the noise (`privacy`), what an officer writes (`trust.policy`), the settling of updates in the log (`settlement`).
+Not handled here: the noise (`privacy`), what an officer writes (`trust.policy`), what the log says of updates (`settlement`).
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ...errors import CountersealError
+from ...privacy.errors import AdjacencyError, AnchorError, BudgetError, SecondReleaseError
+from ...privacy.ledger.orders import RunOrder, TicketOrder
 from ...trust.charter.signing import SignedCharter
 from ...trust.errors import TicketError
 from ...trust.terms import PrivacyTerms
 from ..config import RunConfig
 from ..config.privacy import SitePrivacy
+from ..errors import LedgerUnavailableError, RefusedError, TrainingFailedError
 from .checks import Verified
 
 if TYPE_CHECKING:
+    from ...privacy.ledger.balance import Balance
     from ...privacy.ledger.ledger import Ledger
     from ...trust.policy.policy import SitePolicy
+    from ...trust.policy.request import Action, PolicyRequest
+    from .price import Price
 
 __all__ = ["Leave", "Steward"]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +69,16 @@ class Steward:
     def __init__(
         self,
         charter: SignedCharter,
+        identity: str,
         *,
         policy: SitePolicy | None = None,
         privacy: SitePrivacy | None = None,
         ledger: Ledger | None = None,
         unprotected: bool = False,
     ) -> None:
-        """Guard a site under ``charter``; without a ``policy`` the default one decides."""
+        """Guard ``identity`` under ``charter``; without a ``policy`` the default one decides."""
         self._charter = charter
+        self._identity = identity
         self._given = policy
         self._privacy = privacy
         self._ledger = ledger
@@ -79,11 +87,195 @@ class Steward:
     @classmethod
     def unprotected(cls, charter: SignedCharter) -> Steward:
         """Return a steward of data that may go out as they are, as far as the default policy allows."""
-        return cls(charter, unprotected=True)
+        return cls(charter, "", unprotected=True)
 
-    def admit(self, verified: Verified, dimensions: Callable[[RunConfig], int]) -> Leave:
+    @cached_property
+    def policy(self) -> SitePolicy:
+        """The policy that decides; the default one is read when it is first needed."""
+        from ...trust.policy.policy import SitePolicy
+
+        return SitePolicy.default() if self._given is None else self._given
+
+    def admit(self, verified: Verified, dimensions: Callable[[RunConfig, PrivacyTerms], int]) -> Leave:
+        """Return leave to do what ``verified`` orders; under privacy terms, the release is then debited.
+
+        ``dimensions`` says how many numbers training changes; it reads no record.
+
+        Raises:
+            RefusedError: policy or budget say no.
+            TicketError: the ticket's terms are not those of ``run.start``.
+            TrainingFailedError: this ticket failed before, and its answer was lost.
+            LedgerError: the ledger cannot be used, and a person must look.
+            LedgerUnavailableError: its anchor does not answer now; nothing was decided.
+        """
         config = RunConfig.from_json(verified.run.config, what="run.start config")
-        return Leave(config, metrics=config.evaluation.sites)
+        ticket = verified.ticket.document
+        terms = None if config.privacy is None else config.privacy.of(self._identity)
+        if ticket.privacy != (terms if ticket.kind == "train" else None):
+            raise TicketError(
+                "the ticket's privacy terms are not the ones that run.start names", where="ticket.privacy"
+            )
+        if ticket.kind == "witness":
+            return Leave(config)
+        if ticket.kind != "train":
+            return self._other(config, verified, terms)
+        if terms is None:
+            verdict = self._asked("train", config, verified)
+            metrics = config.evaluation.sites and self._allowed("releaseMetrics", config, verified)
+            return Leave(config, metrics=metrics, spending=self._spending(verdict))
+        return self._private(config, verified, terms, dimensions)
 
     def settle(self, ticket: str, *, released: bool) -> None:
-        pass
+        """Say how the work on ``ticket`` ended; nothing happens if nothing was debited for it."""
+        if self._ledger is None:
+            return
+        with _ledger_faults():
+            found = self._ledger.ticket(ticket)
+            if found is not None and found.outcome is None:
+                self._ledger.settle(ticket, "released" if released else "failed")
+
+    def _other(self, config: RunConfig, verified: Verified, terms: PrivacyTerms | None) -> Leave:
+        """Evaluate, or take the final model: then the run is over, and what it did not draw is given back."""
+        ticket = verified.ticket.document
+        self._asked("receive" if ticket.kind == "receive" else "evaluate", config, verified)
+        metrics = config.evaluation.sites and self._allowed("releaseMetrics", config, verified)
+        if ticket.kind == "receive" and self._ledger is not None and terms is not None:
+            with _ledger_faults():
+                run = self._ledger.run(ticket.federation, ticket.run, self._identity)
+                if run is not None and run.closed is None:
+                    self._ledger.close_run(ticket.federation, ticket.run, self._identity)
+        return Leave(config, metrics=metrics)
+
+    def _private(
+        self,
+        config: RunConfig,
+        verified: Verified,
+        terms: PrivacyTerms,
+        dimensions: Callable[[RunConfig, PrivacyTerms], int],
+    ) -> Leave:
+        ticket, privacy, ledger = verified.ticket.document, self._privacy, self._ledger
+        if privacy is None or ledger is None:
+            raise RefusedError("this site has no ledger for private runs", remedy="Configure `privacy` at this site.")
+        if terms.unit not in (privacy.unit, "site"):
+            raise RefusedError(f"the run protects a {terms.unit}, this site's records are {privacy.unit}s")
+        from .price import price_of
+
+        price = price_of(terms, config.privacy.counts if config.privacy else None, dimensions(config, terms))
+        run = RunOrder(
+            federation=ticket.federation,
+            run=ticket.run,
+            site=self._identity,
+            charter=self._charter.digest,
+            dataset=privacy.dataset,
+            terms=terms.model_dump(mode="json"),
+            unit=terms.unit,
+            adjacency=terms.adjacency,
+            cost=price.cost,
+            releases=terms.releases,
+            statement=price.stated(terms.releases),
+        )
+        order = TicketOrder(verified.ticket.digest, ticket.federation, ticket.run, self._identity, ticket.seq)
+        with _ledger_faults():
+            known = ledger.ticket(verified.ticket.digest)
+            if known is not None and known.outcome is not None:
+                raise _again(known.outcome)
+            verdict = self._asked("train", config, verified, price, ledger.forecast(run))
+            ledger.reserve_run(run)
+            ledger.reserve(order)
+            drawn = ledger.run(ticket.federation, ticket.run, self._identity)
+            head = ledger.head
+        count = 0 if drawn is None else drawn.drawn
+        stated = price.stated(count)
+        counts = (
+            None if config.privacy is None or config.privacy.counts is None else config.privacy.counts.noise_multiplier
+        )
+        spending = {
+            "policy": verdict,
+            "ledger": head,
+            "releases": count,
+            "epsilon": stated["epsilon"],
+            "delta": stated["delta"],
+        }
+        return Leave(config, terms, counts=counts, head=head, spending=spending)
+
+    def _spending(self, policy: str) -> dict[str, Any]:
+        return {"policy": policy, "ledger": None, "releases": 0, "epsilon": None, "delta": None}
+
+    def _asked(
+        self,
+        action: Action,
+        config: RunConfig,
+        verified: Verified,
+        price: Price | None = None,
+        after: Balance | None = None,
+    ) -> str:
+        """Return the digest of the policy that allows ``action``.
+
+        Raises:
+            RefusedError: it does not.
+        """
+        verdict = self.policy.decide(self._request(action, config, verified, price, after))
+        if not verdict.allowed:
+            why = "; ".join(verdict.errors or verdict.reasons) or "no policy permits it"
+            raise RefusedError(f"{action} is not allowed: {why}"[:500], where=f"site policy {self.policy.digest[:16]}")
+        return self.policy.digest
+
+    def _allowed(self, action: Action, config: RunConfig, verified: Verified) -> bool:
+        return self.policy.decide(self._request(action, config, verified, None, None)).allowed
+
+    def _request(
+        self, action: Action, config: RunConfig, verified: Verified, price: Price | None, after: Balance | None
+    ) -> PolicyRequest:
+        from ...trust.policy.request import PolicyRequest
+
+        ticket, charter, privacy = verified.ticket.document, self._charter.charter, self._privacy
+        terms = None if config.privacy is None else config.privacy.of(self._identity)
+        if price is None:
+            terms = None
+        return PolicyRequest(
+            action=action,
+            server=charter.server,
+            federation=ticket.federation,
+            group_source=charter.group.authorizer,
+            dataset=verified.ticket.document.site if privacy is None else privacy.dataset,
+            public=privacy is not None and privacy.public,
+            population=None if privacy is None else privacy.population,
+            unit=None if privacy is None else privacy.unit,
+            charter=self._charter.digest,
+            run=ticket.run,
+            version=ticket.version,
+            release=None if action != "train" else ticket.seq,
+            terms=terms,
+            epsilon_run=None if price is None else price.stated(price.releases)["epsilon"],
+            epsilon_after=None if after is None else after.reserved,
+            epsilon_cap=None if after is None else after.cap,
+            rule=config.aggregation.rule,
+            trainer=config.trainer.name,
+            model=config.model.name,
+            anchored=self._ledger is not None and self._ledger.anchored,
+            commit_before_upload=charter.commit_before_upload,
+            auditor=charter.auditor is not None,
+            server_validates_updates=charter.server_validates_updates,
+            unprotected_allowed=self._unprotected,
+        )
+
+
+@contextmanager
+def _ledger_faults() -> Iterator[None]:
+    """Turn what the budget does not allow into a refusal, and an anchor that does not answer into "come again"."""
+    try:
+        yield
+    except (BudgetError, AdjacencyError, SecondReleaseError) as error:
+        raise RefusedError(error.what, where=error.where, remedy=error.remedy) from None
+    except AnchorError as error:
+        raise LedgerUnavailableError(error.what, where=error.where, remedy=error.remedy) from None
+
+
+def _again(outcome: str) -> CountersealError:
+    """Return the answer to a ticket whose release is over, although this site's state does not know of it."""
+    if outcome == "failed":
+        return TrainingFailedError("this ticket failed before")
+    return RefusedError(
+        "the ledger says that this ticket's update was released, and this site's state does not",
+        remedy="The state folder is older than the ledger: restore the newest one. A second release would be a second cost.",
+    )

@@ -32,6 +32,7 @@ from ...trust.errors import MalformedError, PlaceError, TicketError
 from ...trust.identifiers import sha256
 from ...trust.keys.member import MemberKeys
 from ...trust.keys.sealing import SealingKey
+from ...trust.terms import PrivacyTerms
 from ...trust.tickets import Ticket
 from ..config import RunConfig
 from ..delivery import DELIVERY_LIMIT, Delivery, Grants, Opening
@@ -196,9 +197,12 @@ class Workshop:
             now=self._clock(),
         )
 
-    def dimensions(self, config: RunConfig) -> int:
-        """Return how many numbers a step's noise has under ``dp-sgd``: the trained elements of the run's model."""
-        return self.trainer(config).dimensions
+    def dimensions(self, config: RunConfig, terms: PrivacyTerms) -> int:
+        """Return how many numbers get noise under ``terms``: what ``dp-sgd`` trains, or all that an update carries."""
+        trainer = self.trainer(config)
+        if terms.mechanism == "dp-sgd":
+            return trainer.dimensions
+        return sum(spec.size for spec in Schema.of(trainer.initial_parameters(config.seed)).floats().tensors)
 
     def _train(self, verified: Verified, parameters: Mapping[str, Array], schema: Schema, leave: Leave) -> Done:
         with _one_code(leave):
@@ -277,7 +281,7 @@ class Workshop:
 
 @contextmanager
 def _one_code(leave: Leave) -> Iterator[None]:
-    """Under privacy terms, turn whatever fails after data was touched into ``site_failed``: which error it was may depend on them."""
+    """Under privacy terms, make one code of whatever fails after data was touched: which error it was may depend on them."""
     try:
         yield
     except Exception as error:

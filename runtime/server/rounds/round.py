@@ -47,7 +47,15 @@ _PATIENCE = 1.0
 """Seconds between looks at the clock while waiting."""
 
 _RETRYABLE = frozenset(
-    {"consistency_needed", "store_unavailable", "outage", "site_process_ended", "checkpoint_rollback", "grant"}
+    {
+        "checkpoint_rollback",
+        "consistency_needed",
+        "grant",
+        "ledger_unavailable",
+        "outage",
+        "site_process_ended",
+        "store_unavailable",
+    }
 )
 _RESENDS = 3
 

@@ -1,0 +1,95 @@
+"""What a run's releases cost this site: computed from the terms and the model's size, never from data.
+
+    price = price_of(terms, counts, dimensions)
+    price.cost             of one release, for the ledger (`privacy.accounting.rdp`)
+    price.stated(k)        epsilon and delta of k releases, for policy, receipt and people
+
+A release is one update under the terms, and with it the noisy counts if the run asks for some. The multiplier that is accounted
+for is the discrete Gaussian's, not the one that was asked for (`privacy.accounting.events.effective_multiplier`).
+
+Not handled here: who pays (`privacy.ledger`), who allows it (`trust.policy`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ...privacy.accounting.events import Event, LaplaceEvent, event_of_terms
+from ...privacy.accounting.rdp import Cost, rdp_cost
+from ...privacy.accounting.statement import Statement, stated_epsilon
+from ...privacy.grid import Grid
+from ...privacy.noise.gaussian import DiscreteGaussian
+from ...privacy.output import mechanism
+from ...trust.terms import PrivacyTerms
+from ..config.privacy import CountsConfig
+
+__all__ = ["Price", "bound_units", "kind_of", "price_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """The cost of one site's releases in one run."""
+
+    terms: PrivacyTerms
+    counts: CountsConfig | None
+    bound: int
+    """What one unit contributes at most, in grid units."""
+    dimensions: int
+    tv: float
+    """The sampler's error per number drawn."""
+
+    @property
+    def releases(self) -> int:
+        """How many the run reserves."""
+        return self.terms.releases
+
+    @property
+    def cost(self) -> Cost:
+        """The cost of one release, for the ledger."""
+        found = Cost()
+        for event in self._events(1):
+            found = found + rdp_cost(event)
+        return found
+
+    def statement(self, releases: int) -> Statement:
+        """Return what ``releases`` releases say about one unit at most."""
+        terms = self.terms
+        return stated_epsilon(self._events(releases), delta=terms.delta, adjacency=terms.adjacency, unit=terms.unit)
+
+    def stated(self, releases: int) -> dict[str, Any]:
+        """Return `statement` as a JSON object."""
+        return self.statement(releases).document()
+
+    def _events(self, releases: int) -> list[Event]:
+        terms = self.terms
+        update = event_of_terms(
+            terms, bound_units=self.bound, dimensions=self.dimensions, tv_per_draw=self.tv, releases=releases
+        )
+        if self.counts is None:
+            return [update]
+        noise = self.counts.noise_multiplier
+        return [update, LaplaceEvent(noise, releases, adjacency=terms.adjacency, unit=terms.unit)]
+
+
+def price_of(terms: PrivacyTerms, counts: CountsConfig | None, dimensions: int) -> Price:
+    """Return what releases of ``dimensions`` numbers under ``terms`` cost.
+
+    Raises:
+        PrivacyError: terms for which there is no noise, or no argument.
+    """
+    if terms.mechanism == "dp-sgd":
+        bound = bound_units(terms.clip_norm, dimensions)
+        return Price(terms, counts, bound, dimensions, DiscreteGaussian(terms.noise_multiplier * bound).tv)
+    plan = mechanism(kind_of(terms), terms.clip_norm, terms.noise_multiplier).plan(dimensions)
+    return Price(terms, counts, plan.bound, dimensions, plan.noise.tv)
+
+
+def kind_of(terms: PrivacyTerms) -> Literal["gaussian", "laplace"]:
+    """Return the noise of an output mechanism."""
+    return "laplace" if terms.mechanism == "output-laplace" else "gaussian"
+
+
+def bound_units(clip_norm: float, dimensions: int) -> int:
+    """Return what one record contributes at most under ``dp-sgd``, in grid units."""
+    return Grid(clip_norm, dimensions).bound
