@@ -68,13 +68,14 @@ class Rules:
         with _guarded(file):
             self.policies = self._read(text, written, file)
             self._validate(text, written, file)
+        self._places = {f"policy{policy.number}": policy.number for policy in self.policies}
 
     def ask(self, request: dict[str, Any], entities: list[dict[str, Any]]) -> Answer:
         """Evaluate one request; every failure is among the errors of the answer."""
         try:
             with _guarded("evaluation"):
                 result = self._cedar.is_authorized(request, self._set, entities, self._schema)
-                numbers = tuple(sorted(_number(name) for name in result.diagnostics.reasons))
+                numbers = tuple(sorted(self._places[name] for name in result.diagnostics.reasons))
                 errors = tuple(str(error) for error in result.diagnostics.errors)
                 decided = result.decision in (self._cedar.Decision.Allow, self._cedar.Decision.Deny)
                 allowed = result.decision is self._cedar.Decision.Allow

@@ -91,7 +91,6 @@ class SitePolicy:
 
         Raises:
             SitePolicyError: see `read_policy_file` and `__init__`.
-            MalformedError: a symbolic link, not a file.
             OSError: it cannot be read.
         """
         return cls(read_policy_file(path), file=path.name)

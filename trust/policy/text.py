@@ -15,6 +15,7 @@ Not handled here: access lists beyond the mode bits, and what the policies say.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -23,13 +24,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import SitePolicyError
-from ..strict_yaml import read_regular_file
 
 __all__ = ["LIMIT", "Statement", "read_policy_file", "read_text", "statements"]
 
 LIMIT = 64 << 10
 """Bytes of the largest policy file."""
 
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # O_NONBLOCK: opening a pipe must not wait
 _DEPTH = 16
 _TOKENS = 1_000  # in one policy
 _POLICIES = 200
@@ -48,14 +49,31 @@ class Statement:
 def read_policy_file(path: Path) -> bytes:
     """Return the bytes of a policy that nobody but its owner (this user or root) can have written.
 
+    The open descriptor is judged, so that what was checked is what is read.
+
     Raises:
-        SitePolicyError: others can write the file or its folder, another owner, too large.
-        MalformedError: a symbolic link, not a file.
+        SitePolicyError: a symbolic link, not a file, others can write it or its folder, another owner, too large.
         OSError: it is not there, or cannot be read.
     """
-    data = read_regular_file(path, limit=LIMIT, what="site policy")
-    _require_own(path.lstat(), path, "644")
-    _require_own(path.absolute().parent.stat(), path.absolute().parent, "755")
+    folder = path.absolute().parent
+    _require_own(folder.stat(), folder, "755")
+    try:
+        descriptor = os.open(path, _FLAGS)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise SitePolicyError("a symbolic link", where=str(path), remedy="Name the file itself.") from None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise SitePolicyError("not a regular file", where=str(path))
+        _require_own(found, path, "644")
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(LIMIT + 1)
+    finally:
+        os.close(descriptor)
+    if len(data) > LIMIT:
+        raise SitePolicyError(f"a policy of more than {LIMIT} bytes", where=str(path))
     return data
 
 
