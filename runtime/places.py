@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["answer_key", "global_manifest_key", "global_payload_key", "openings_key", "update_payload_key"]
+__all__ = [
+    "answer_key",
+    "global_manifest_key",
+    "global_payload_key",
+    "openings_key",
+    "state_manifest_key",
+    "state_payload_key",
+    "update_payload_key",
+]
 
 
 def global_payload_key(run: str, version: int) -> str:
@@ -32,3 +40,17 @@ def update_payload_key(run: str, ticket: str) -> str:
 def answer_key(run: str, ticket: str) -> str:
     """Return the key of the answer object beside the update."""
     return f"runs/{run}/updates/{ticket}/answer"
+
+
+def state_payload_key(run: str, version: int, member: int, plane: str) -> str:
+    """Return the key of the sealed row of ``plane`` that the commit which made ``version`` made for member number ``member``.
+
+    >>> state_payload_key("digits-1", 3, 0, "dual")
+    'runs/digits-1/states/000003/0-dual/payload'
+    """
+    return f"runs/{run}/states/{version:06d}/{member}-{plane}/payload"
+
+
+def state_manifest_key(run: str, version: int, member: int, plane: str) -> str:
+    """Return the key of that row's manifest."""
+    return f"runs/{run}/states/{version:06d}/{member}-{plane}/manifest"

@@ -55,6 +55,8 @@ class Openings(Model):
     layout: dict[str, Any]
     """The schema whose digest `run.start` names (`Schema.to_json`)."""
     inputs: Annotated[tuple[Counted, ...], Field(min_length=1)]
+    state: Opening | None = None
+    """What opens `aggregate.commit.state`: the table of a rule that keeps state (`rule_state.RuleState`)."""
 
 
 def seal_opening(opening: Opening, key: SealingKey, *, purpose: Purpose, federation: str, ticket: str) -> str:

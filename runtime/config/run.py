@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ...algorithms.errors import AlgorithmError
+from ...algorithms.rule import make_rule
 from ...trust.canonical import canonical
 from ...trust.identifiers import Identifier, sha256
 from .parts import Config, Device, Parameters, PluginName
@@ -32,6 +34,8 @@ __all__ = [
 ]
 
 _LIMIT = 32 * 1024
+
+_ADMM = ("iiadmm", "iceadmm")
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0)]
@@ -105,9 +109,46 @@ class AggregationConfig(Config):
     """How updates become the next version."""
 
     rule: Identifier = "norm-clipped-fedavg"
-    """The aggregation rule."""
+    """The aggregation rule: `norm-clipped-fedavg`, `fedavg`, `iiadmm`, `iceadmm`."""
     clip_norm: Positive
     """The largest L2 norm with which one update counts."""
+    rho: Positive | None = None
+    """ADMM: the penalty that every site begins with."""
+    zeta: Annotated[float, Field(ge=0)] | None = None
+    """ADMM: the proximity of each local step to the one before; 0 if not given."""
+    balance_mu: Annotated[float, Field(ge=1)] | None = None
+    """ADMM: let a site's penalty follow its residuals once one is this many times the other (with `balance_tau`)."""
+    balance_tau: Annotated[float, Field(gt=1)] | None = None
+    """ADMM: the factor by which it follows."""
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The parameters of the rule, as `make_rule` takes them."""
+        if self.rule == "fedavg":
+            return {}
+        return {"clip_norm": self.clip_norm, **self._admm}
+
+    @property
+    def _admm(self) -> dict[str, float]:
+        named = {"rho": self.rho, "zeta": self.zeta, "balance_mu": self.balance_mu, "balance_tau": self.balance_tau}
+        return {name: value for name, value in named.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _rule(self) -> AggregationConfig:
+        given = self._admm
+        if self.rule not in _ADMM:
+            if given:
+                raise ValueError(f"{min(given)} is a parameter of {' and '.join(_ADMM)}, not of {self.rule}")
+            return self
+        if "rho" not in given:
+            raise ValueError(f"{self.rule} needs rho, the penalty that every site begins with")
+        if ("balance_mu" in given) != ("balance_tau" in given):
+            raise ValueError("balance_mu and balance_tau are given together or not at all")
+        try:
+            make_rule(self.rule, self.parameters)
+        except AlgorithmError as error:
+            raise ValueError(error.what) from None
+        return self
 
 
 class EvaluationConfig(Config):
@@ -159,6 +200,15 @@ class RunConfig(Config):
                 raise ValueError("dp-sgd takes a fixed number of steps: trainer.steps and privacy.terms.steps must be equal")
             if terms.releases < self.rounds:
                 raise ValueError("privacy.terms.releases must be at least the number of rounds")
+        return self
+
+    @model_validator(mode="after")
+    def _sound(self) -> RunConfig:
+        """The dual of ICEADMM is a function of points that were never noised: output perturbation would not cover it."""
+        if self.privacy is not None and self.aggregation.rule == "iceadmm":
+            for terms in (self.privacy.terms, *self.privacy.sites.values()):
+                if terms.mechanism != "dp-sgd":
+                    raise ValueError(f"iceadmm releases a dual that {terms.mechanism} does not cover: take iiadmm or dp-sgd")
         return self
 
     @model_validator(mode="after")

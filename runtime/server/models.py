@@ -35,8 +35,17 @@ class Models:
         """Seal version 0."""
         self.seal(0, lambda: encode(self._file.schema, parameters), tuple(sites))
 
-    def seal(self, version: int, chunks: Callable[[], Iterable[memoryview]], sites: tuple[str, ...]) -> None:
-        """Seal ``version`` to ``sites`` unless that was done; ``chunks`` is called for the canonical plaintext."""
+    def seal(
+        self,
+        version: int,
+        chunks: Callable[[], Iterable[memoryview]],
+        sites: tuple[str, ...],
+        also: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        """Seal ``version`` to ``sites`` unless that was done; ``chunks`` is called for the canonical plaintext.
+
+        Once it is sealed, what ``also`` returns is journaled with it: both or neither.
+        """
         office, key = self._office, f"{self._run}/model/{version}"
         spool = office.spool / f"{self._run}-{version:06d}.payload"
         if office.journal.get(key) is None:
@@ -56,15 +65,13 @@ class Models:
                 digest=True,
             )
             manifest = sealed.manifest.raw.decode()
-            office.journal.put(
-                key,
-                {
-                    "manifest": manifest,
-                    "manifest_digest": sealed.manifest.digest,
-                    "model": sealed.plaintext_digest,
-                    "sites": list(sites),
-                },
-            )
+            record = {
+                "manifest": manifest,
+                "manifest_digest": sealed.manifest.digest,
+                "model": sealed.plaintext_digest,
+                "sites": list(sites),
+            }
+            office.journal.put_many({key: record, **also()})
         self._upload(version)
 
     def _upload(self, version: int) -> None:

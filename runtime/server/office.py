@@ -19,6 +19,7 @@ from ...trust.keys.sealing import OpeningKey, SealingKey
 from ..config import RunConfig
 from ..journal import Journal
 from ..parties import Parties
+from ..planes import update_schema
 from ..progress import Observer
 from ..stores.seam import ObjectStore
 from ..training.seam import Trainer
@@ -44,6 +45,11 @@ class RunFile:
     fingerprint: bytes
     """The run's fingerprint key; see `fingerprint`."""
     rule: AggregationRule
+
+    @property
+    def updates(self) -> Schema:
+        """The schema of the run's updates."""
+        return update_schema(self.rule.planes, self.schema)
 
 
 @dataclass(frozen=True)

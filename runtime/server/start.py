@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 
-from ...algorithms.rule import make_rule
+from ...algorithms.rule import make_rule, require_schedule
 from ...audit.events import RunStart, peek_event
 from ...parameters import Schema
 from ...trust.canonical import canonical
@@ -32,8 +32,8 @@ def start_run(office: Office, config: RunConfig, parameters: Mapping[str, Array]
     """
     run, charter = config.name, office.parties.charter
     schema = Schema.of(dict(parameters))
-    rule_parameters = {"clip_norm": config.aggregation.clip_norm} if config.aggregation.rule != "fedavg" else {}
-    rule = make_rule(config.aggregation.rule, rule_parameters)
+    rule = make_rule(config.aggregation.rule, config.aggregation.parameters)
+    require_schedule(rule, "synchronous")
     key = _run_key(office, run)
     index = office.notary.record(
         f"{run}/start",

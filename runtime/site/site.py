@@ -59,6 +59,7 @@ from ..stores.seam import GrantClient
 from ..training.seam import Trainer
 from .checks import Standing, Verified, verify_delivery
 from .keys import rebuild, remember
+from .memory import SiteMemory
 from .outbox import Outbox
 from .state import SiteState
 from .steward import Steward
@@ -117,8 +118,18 @@ class Site:
             self._state.close()
             raise
         self._outbox = Outbox(state, self._state.journal)
+        self._memory = SiteMemory(state / "memory", self._state.journal, identity, self._parties, keys, clock, probe)
         self._workshop = Workshop(
-            identity, self._parties, keys, store, trainers, self._state.spool, self._state.models, clock, probe
+            identity,
+            self._parties,
+            keys,
+            store,
+            trainers,
+            self._state.spool,
+            self._state.models,
+            self._memory,
+            clock,
+            probe,
         )
 
     def handle(self, delivery: bytes) -> bytes:
@@ -173,7 +184,10 @@ class Site:
         self._require_own_keys()
         self._state.see(verified.witness)
         for settlement in verified.settlements:
+            self._memory.settle(verified.run, settlement)  # before the ticket is closed: a restart settles it again
             self._state.settle(ticket.document.run, settlement.ticket, settlement.fate)
+        if ticket.document.kind == "train":
+            self._memory.require(verified.run)
         self._state.accept(ticket, {"leaf": verified.run_leaf})
         self._receipt(verified, *self._work(verified, delivery, decision))
         return self._deliver(ticket, delivery)

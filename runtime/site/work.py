@@ -43,6 +43,7 @@ from ..stores.grants import Grant
 from ..stores.seam import GrantClient, RangedSource
 from ..training.seam import Array, Trainer
 from .checks import Verified
+from .memory import SiteMemory
 from .releases import counted, released
 from .steward import Leave
 
@@ -108,6 +109,7 @@ class Workshop:
         trainers: Callable[[RunConfig], Trainer],
         spool: Path,
         models: Path,
+        memory: SiteMemory,
         clock: Callable[[], int],
         probe: Probe = silent,
     ) -> None:
@@ -118,6 +120,7 @@ class Workshop:
         self._build = trainers
         self._spool = spool
         self._models = models
+        self._memory = memory
         self._clock = clock
         self._probe = probe
         self._trainers: dict[str, Trainer] = {}
@@ -211,11 +214,22 @@ class Workshop:
     def _trained(self, verified: Verified, parameters: Mapping[str, Array], schema: Schema, leave: Leave) -> Done:
         config, trainer = leave.config, self.trainer(leave.config)
         before = trainer.evaluate(parameters) if leave.metrics else {}
-        result = trainer.train(parameters, seed=config.seed, round_number=verified.ticket.document.version)
+        local = self._memory.begin(verified.run, verified.ticket, schema, parameters)
+        solver = {} if local is None else {"solver": local.solver}
+        result = trainer.train(parameters, seed=config.seed, round_number=verified.ticket.document.version, **solver)
         floats = schema.floats()
-        admission = Admission([spec.size for spec in floats.tensors])
-        private = released(leave.terms, floats, result.parameters, parameters)
-        sealed = self._seal(verified, floats, update_bytes(floats, private, parameters, admission), leave.head)
+        updates = floats if local is None else local.updates
+        admission = Admission([spec.size for spec in updates.tensors])
+        if local is None:
+            private = released(leave.terms, floats, result.parameters, parameters)
+            chunks = update_bytes(floats, private, parameters, admission)
+        else:
+            local.require_stepped(result.parameters)
+            private = released(leave.terms, floats, result.parameters, parameters, local.centre)
+            chunks = local.sent(update_bytes(floats, private, parameters, admission), admission)
+        sealed = self._seal(verified, updates, chunks, leave.head)
+        if local is not None:
+            self._memory.keep(local)
         metrics: dict[str, Any] | None = None
         if leave.metrics:
             metrics = {

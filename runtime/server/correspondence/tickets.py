@@ -204,7 +204,7 @@ class Counter:
         expires = order.not_after
         put: Grant | None = None
         if upload:
-            length = ciphertext_length(schema.floats().total_bytes)
+            length = ciphertext_length(self._file.updates.total_bytes)
             put = office.store.grant_put(
                 update_payload_key(self._run, ticket.digest),
                 length=length,

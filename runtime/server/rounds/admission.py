@@ -77,7 +77,7 @@ def admit(office: Office, file: RunFile, ticket: Issued, filed: Filed, history: 
         with ExitStack() as stack:
             opened = _open(office, file, ticket, manifest, stack)
             fingerprint = Fingerprint(file.fingerprint)
-            statistics = measure(opened, file.schema.floats(), fingerprint)
+            statistics = measure(opened, file.updates, fingerprint)
     except CountersealError as error:
         if isinstance(error, StoreError) and error.retryable:
             raise
@@ -105,7 +105,7 @@ def _manifest(office: Office, file: RunFile, ticket: Issued, filed: Filed) -> Si
             order.run,
             order.version,
             "update",
-            file.schema.floats().digest,
+            file.updates.digest,
             ticket=ticket.digest,
             sender=order.site,
             parent=order.parent,
@@ -124,7 +124,7 @@ def _complete(office: Office, ticket: Issued, filed: Filed) -> None:
 
 def _open(office: Office, file: RunFile, ticket: Issued, manifest: Signed[Manifest], stack: ExitStack) -> Opened:
     source = stack.enter_context(office.store.open(update_payload_key(ticket.order.run, ticket.digest)))
-    return open_blob(manifest, source, file.key, file.schema.floats())
+    return open_blob(manifest, source, file.key, file.updates)
 
 
 def open_update(office: Office, file: RunFile, ticket: Issued, manifest: str, stack: ExitStack) -> Opened:
@@ -136,7 +136,7 @@ def open_update(office: Office, file: RunFile, ticket: Issued, manifest: str, st
             ticket.order.run,
             ticket.order.version,
             "update",
-            file.schema.floats().digest,
+            file.updates.digest,
             ticket=ticket.digest,
             sender=ticket.order.site,
             parent=ticket.order.parent,

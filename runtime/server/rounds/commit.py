@@ -1,9 +1,10 @@
 """The commit: the act that makes the next version.
 
 Coefficients from the charter's weights and the admitted statistics; one stream through parent and updates into a newly
-sealed model; one leaf that names the inputs in site order, commits to every coefficient with a salt of its own, and names
-everybody whose update is not in it, with the reason. Salts and manifest are journaled first, so a restart makes the same leaf.
-An auditor, if the charter names one, gets the openings sealed in the store (`openings`).
+sealed model (and, for a rule with a memory, into the rows of `state`); one leaf that names the inputs in site order, commits to
+every coefficient with a salt of its own, and names everybody whose update is not in it, with the reason. Salts and manifests
+are journaled first, so a restart makes the same leaf. An auditor, if the charter names one, gets the openings sealed in the
+store (`openings`).
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ....algorithms.arithmetic import Float32
-from ....algorithms.rule import UpdateMeta
+from ....algorithms.rule import CohortRule, UpdateMeta
 from ....audit.events import AggregateCommit, Decision, Excluded, Input, commitment, salt
 from ....trust.dsse import read
 from ....trust.identifiers import sha256
+from ...rule_state import float_bits
 from ..correspondence.tickets import Issued
 from ..models import Models
 from ..office import Office, RunFile
 from .admission import Admitted, open_update
 from .aggregate import combined
 from .openings import put_openings
+from .state import RuleStates
 
 __all__ = ["Commitment", "commit", "float_bits"]
 
@@ -38,15 +39,6 @@ class Commitment:
     index: int
     output: str
     coefficients: dict[str, float]
-
-
-def float_bits(value: np.float32) -> str:
-    """Return the big-endian bits of a float32 as eight hexadecimal digits: the committed form of a coefficient.
-
-    >>> float_bits(np.float32(0.25))
-    '3e800000'
-    """
-    return np.asarray(value, dtype=">f4").tobytes().hex()
 
 
 def commit(
@@ -70,9 +62,14 @@ def commit(
     coefficients = file.rule.coefficients(meta, [one for one in stats if one is not None], None, weights)
     openings = _openings(office, inputs, coefficients)
     sites = tuple(one.identity for one in membership if one.allowed and one.role == "site")
-    models.seal(
-        version + 1, lambda: _chunks(office, file, models, version, inputs, coefficients), _recipients(office, sites)
-    )
+    recipients, states = _recipients(office, sites), None
+    if isinstance(file.rule, CohortRule):
+        states = RuleStates(office, file, file.rule)
+        with states.begin(models, version, inputs, coefficients) as made:
+            models.seal(version + 1, made.chunks, recipients, made.facts)
+        states.upload(version + 1)
+    else:
+        models.seal(version + 1, lambda: _chunks(office, file, models, version, inputs, coefficients), recipients)
     run = file.start.run
     index = office.notary.record(
         f"{run}/commit/{version}",
@@ -88,13 +85,14 @@ def commit(
             excluded=tuple(excluded),
             rule=file.rule.name,
             parameters=dict(file.rule.parameters()),
+            state=None if states is None else states.commitment(version + 1),
             output=models.digest(version + 1),
             manifest=models.manifest_digest(version + 1),
             decisions=tuple(membership),
         ),
     )
     office.publish()
-    put_openings(office, file, version + 1, inputs)
+    put_openings(office, file, version + 1, inputs, None if states is None else states.opening(version + 1))
     values = {ticket.order.site: float(value) for (ticket, _), value in zip(inputs, coefficients, strict=True)}
     return Commitment(index, models.digest(version + 1), values)
 

@@ -27,22 +27,38 @@ __all__ = ["put_openings"]
 _STORED = "stored"
 
 
-def put_openings(office: Office, file: RunFile, version: int, inputs: Sequence[tuple[Issued, Admitted]]) -> None:
-    """Put the openings of the commit that made ``version`` from ``inputs`` into the store, once, if there is an auditor."""
+def put_openings(
+    office: Office,
+    file: RunFile,
+    version: int,
+    inputs: Sequence[tuple[Issued, Admitted]],
+    state: Opening | None = None,
+) -> None:
+    """Put the openings of the commit that made ``version`` from ``inputs`` into the store, once, if there is an auditor.
+
+    ``state`` opens the commitment to the state of a rule that keeps one.
+    """
     run = file.start.run
     for key in office.auditor_key():
         step = f"{run}/openings/{version}"
-        sealed = office.journal.once(step, partial(_sealed, office, file, version, inputs, key))
+        sealed = office.journal.once(step, partial(_sealed, office, file, version, inputs, state, key))
         if sealed != _STORED:
             office.store.put(openings_key(run, version), base64.b64decode(sealed))
             office.journal.put(step, _STORED)
 
 
 def _sealed(
-    office: Office, file: RunFile, version: int, inputs: Sequence[tuple[Issued, Admitted]], key: SealingKey
+    office: Office,
+    file: RunFile,
+    version: int,
+    inputs: Sequence[tuple[Issued, Admitted]],
+    state: Opening | None,
+    key: SealingKey,
 ) -> str:
     openings = Openings(
-        layout=file.schema.to_json(), inputs=tuple(_counted(office, ticket, admitted) for ticket, admitted in inputs)
+        layout=file.schema.to_json(),
+        inputs=tuple(_counted(office, ticket, admitted) for ticket, admitted in inputs),
+        state=state,
     )
     data = seal_openings(openings, key, federation=office.federation, run=file.start.run, version=version)
     return base64.b64encode(data).decode()

@@ -1,0 +1,412 @@
+"""What a site remembers of an algorithm that has a half at the site (ADMM): its pair of dual and primal, and its penalty.
+
+    memory/<ticket>.pending   what this site released for a ticket, and the model it started from, until the log settles it
+    memory/<ticket>.state     the pair after the commit that counted that ticket's update
+    memory/<run>              (journal) which pair is current, its manifest, its penalty
+    memory-pending/<run>/<t>  (journal) the pending ones
+
+The pair becomes current only by a commit: a settlement that says ``used`` brings the committed coefficient, and the pair is
+replayed from what was *released* (`algorithms.consensus.replay`), by the code that the server runs; so both ends hold the
+same bits. On any other fate the pending release is dropped and the pair stays as it was, as it does at the server.
+
+Guarantees: what was released is on the disk and journaled before the receipt can leave; the new pair is whole on the disk before
+one write to the journal makes it current; the same settlement again changes nothing. Files are sealed to this site's own
+key, with their digests in the journal: the plaintext exists in memory only. A pair that the journal names and that does not open
+is lost: the site then takes no more training tickets of that run (`LostStateError`), and counts as absent, with the pair that the
+server has. It never starts again from zero beside a server that remembers.
+
+Not handled here: a rotation of this site's sealing key in the middle of a run, which loses the pair (rotate between runs); the
+memory of runs that are over, which stays; what a solver does (`algorithms`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...algorithms.arithmetic import Float32, narrow, widen
+from ...algorithms.cohort import Tally
+from ...algorithms.rule import CohortRule, Solver, Workspace, make_rule
+from ...algorithms.solver import objective_scale
+from ...algorithms.statistics import Admission
+from ...audit.events import RunStart
+from ...durable import Probe, make_folder, silent
+from ...errors import CountersealError
+from ...parameters import Plane, Schema, TensorSpec, decode, encode
+from ...trust.blob.manifest import Place, read_manifest
+from ...trust.blob.open import open_blob
+from ...trust.blob.seal import seal
+from ...trust.documents import Signed
+from ...trust.keys.member import MemberKeys
+from ...trust.tickets import Ticket
+from ..drafts import remove_drafts
+from ..errors import LostStateError, TrainingFailedError
+from ..journal import Journal
+from ..parties import Parties
+from ..planes import row_schema, update_schema
+from ..rule_state import float_bits, float_value
+from ..stores.tree import FileSource
+from ..training.seam import Array
+from .settlement import Settlement
+
+__all__ = ["LocalRound", "Pair", "SiteMemory", "rule_of"]
+
+_log = logging.getLogger(__name__)
+
+_BLOCK = 1 << 18
+
+
+def rule_of(run: RunStart) -> CohortRule | None:
+    """Return the run's rule if it has a half at the site."""
+    rule = make_rule(run.rule, run.parameters)
+    return rule if isinstance(rule, CohortRule) else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pair:
+    """Dual and primal by tensor, flat float32, as both ends have them, and the penalty of the next round."""
+
+    dual: Mapping[str, Float32]
+    primal: Mapping[str, Float32]
+    rho: float
+
+
+@dataclass(eq=False)
+class LocalRound:
+    """One round at the site: the solver that trains, and what is sent, as it is sent."""
+
+    rule: CohortRule
+    ticket: Signed[Ticket]
+    schema: Schema
+    """The floating tensors of the model."""
+    parameters: Mapping[str, Array]
+    dual: Mapping[str, Float32]
+    rho: float
+    solver: Solver
+    _sent: list[bytes] = field(default_factory=list)
+
+    @property
+    def updates(self) -> Schema:
+        """The schema of what is sent."""
+        return update_schema(self.rule.planes, self.schema)
+
+    def centre(self, parent: Float32) -> Float32:
+        """Return where output perturbation clips around: w + l / rho, a function of released values (`algorithms.iiadmm`)."""
+        flat = [self.dual[spec.name] for spec in self.schema.tensors]
+        with np.errstate(all="ignore"):
+            return parent + np.concatenate(flat) / np.float32(self.rho)
+
+    def require_stepped(self, after: Mapping[str, Array]) -> None:
+        """Return if every floating tensor that training changed was stepped by the solver.
+
+        Raises:
+            TrainingFailedError: one has no dual that would bring it back: running statistics, for instance.
+        """
+        for spec in self.schema.tensors:
+            if spec.name not in self.solver.stepped and not np.array_equal(
+                after[spec.name], self.parameters[spec.name]
+            ):
+                raise TrainingFailedError(
+                    f"training changed {spec.name} without the solver",
+                    where=self.rule.name,
+                    remedy="Take a model without running statistics (group or layer normalisation), or another rule.",
+                )
+
+    def sent(self, delta: Iterator[memoryview], admission: Admission) -> Iterator[memoryview]:
+        """Yield the canonical bytes of the update whose plane ``delta`` is given, and remember them.
+
+        delta: the canonical bytes over `schema`, of which ``admission`` was told; it is told of the other planes here.
+        """
+        next(delta)  # the header of the model's schema
+        yield memoryview(self.updates.header())
+        for chunk in itertools.chain(delta, *(self._plane(plane, admission) for plane in sorted(self.rule.planes)[1:])):
+            self._sent.append(bytes(chunk))
+            yield chunk
+
+    def _plane(self, plane: Plane, admission: Admission) -> Iterator[memoryview]:
+        for spec in self.schema.tensors:
+            values = self.solver.planes[plane][spec.name]
+            for start in range(0, spec.size, _BLOCK):
+                exact = np.array(values[start : start + _BLOCK])
+                stored = exact if spec.dtype == "F32" else np.empty(exact.size, spec.numpy_dtype)
+                if spec.dtype != "F32":
+                    narrow(exact, spec.dtype, stored)
+                    widen(stored, spec.dtype, exact)
+                admission.feed(exact)
+                yield stored.view(np.uint8).data
+
+    def released(self) -> Iterator[bytes | memoryview]:
+        """Yield the canonical bytes of what is kept until the log settles the ticket (`_pending_schema`)."""
+        yield _pending_schema(self.rule, self.schema).header()
+        yield from self._sent
+        floats = {spec.name: self.parameters[spec.name] for spec in self.schema.tensors}
+        yield from itertools.islice(encode(self.schema, floats), 1, None)
+
+
+class SiteMemory:
+    """The pairs of one site, by run."""
+
+    def __init__(
+        self,
+        folder: Path,
+        journal: Journal,
+        identity: str,
+        parties: Parties,
+        keys: MemberKeys,
+        clock: Callable[[], int],
+        probe: Probe = silent,
+    ) -> None:
+        """Open the memory in ``folder``, and remove what no journal entry names; the caller holds the journal's lock."""
+        self._folder = make_folder(folder, 0o700)
+        self._journal = journal
+        self._identity = identity
+        self._parties = parties
+        self._keys = keys
+        self._clock = clock
+        self._probe = probe
+        remove_drafts(self._folder)
+        self._sweep()
+
+    # Training
+
+    def require(self, run: RunStart) -> None:
+        """Return if this site can train in ``run``.
+
+        Raises:
+            LostStateError: it took part before, and its pair is lost.
+        """
+        current = self._journal.get(f"memory/{run.run}")
+        if current is not None and ("lost" in current or not self._state_path(current["ticket"]).exists()):
+            raise self._lost(run.run)
+
+    def begin(
+        self, run: RunStart, ticket: Signed[Ticket], schema: Schema, parameters: Mapping[str, Array]
+    ) -> LocalRound | None:
+        """Return the round that ``ticket`` orders; None if the run's rule has no half at the site.
+
+        Raises:
+            LostStateError: see `require`.
+        """
+        rule = rule_of(run)
+        if rule is None:
+            return None
+        floats = schema.floats()
+        parent = {spec.name: _wide(spec, parameters[spec.name]) for spec in floats.tensors}
+        pair = self.pair(run, floats)
+        dual = {name: np.zeros_like(one) for name, one in parent.items()} if pair is None else pair.dual
+        rho = rule.penalty if pair is None else pair.rho
+        scale = objective_scale(self._parties.charter.weights, self._identity)
+        solver = rule.solver(parent, dual, rho=rho, scale=scale)
+        return LocalRound(rule, ticket, floats, parameters, dual, rho, solver)
+
+    def keep(self, made: LocalRound) -> None:
+        """Keep what was released for a ticket until the log settles it: before the work is journaled as done."""
+        order, digest = made.ticket.document, made.ticket.digest
+        schema = _pending_schema(made.rule, made.schema)
+        manifest = self._seal(self._pending_path(digest), made.released(), schema, order.run, order.version, digest)
+        self._journal.put(
+            f"memory-pending/{order.run}/{digest}",
+            {"manifest": manifest, "version": order.version, "layout": made.schema.to_json()},
+        )
+
+    def pair(self, run: RunStart, schema: Schema) -> Pair | None:
+        """Return the current pair for a model with the floating tensors ``schema``; None if no update was counted yet.
+
+        Raises:
+            LostStateError: it does not open.
+        """
+        rule, current = rule_of(run), self._journal.get(f"memory/{run.run}")
+        if rule is None or current is None:
+            return None
+        try:
+            self.require(run)
+            found = self._open(self._state_path(current["ticket"]), current, _state_schema(rule, schema), run.run)
+        except CountersealError as error:
+            if getattr(error, "retryable", False):
+                raise
+            _log.error("the memory of run %s does not open: %s", run.run, error)
+            raise self._lost(run.run) from error
+        planes = {
+            plane: {spec.name: found[f"{plane}/{spec.name}"].reshape(-1) for spec in schema.tensors}
+            for plane in rule.state_planes
+        }
+        return Pair(planes["dual"], planes["primal"], float_value(current["rho"]))
+
+    # Settling
+
+    def settle(self, run: RunStart, settlement: Settlement) -> None:
+        """Take note of what became of a ticket: replay the pair if its update was used, else drop what was pending."""
+        key = f"memory-pending/{run.run}/{settlement.ticket}"
+        pending, current = self._journal.get(key), self._journal.get(f"memory/{run.run}")
+        done = current is not None and current.get("ticket") == settlement.ticket
+        rule = rule_of(run)
+        if rule is not None and settlement.fate == "used" and not done:
+            self._use(run, rule, settlement, pending)
+        if pending is not None:
+            self._journal.remove(key)
+        self._sweep()
+
+    def _use(self, run: RunStart, rule: CohortRule, settlement: Settlement, pending: dict[str, Any] | None) -> None:
+        try:
+            if pending is None or settlement.coefficient is None:
+                raise self._lost(run.run)
+            entry = self._replayed(run, rule, settlement.ticket, settlement.coefficient, pending)
+        except CountersealError as error:
+            if getattr(error, "retryable", False):
+                raise
+            _log.error("the memory of run %s is lost: %s", run.run, error)
+            entry = {"lost": error.code}
+        self._journal.put(f"memory/{run.run}", entry)
+
+    def _replayed(
+        self, run: RunStart, rule: CohortRule, ticket: str, coefficient: float, pending: dict[str, Any]
+    ) -> dict[str, Any]:
+        schema = Schema.from_json(pending["layout"])
+        before = self.pair(run, schema)
+        rho = rule.penalty if before is None else before.rho
+        sent = self._open(
+            self._pending_path(ticket), {"ticket": ticket, **pending}, _pending_schema(rule, schema), run.run
+        )
+        tally = Tally((0,))
+        after = dict(_replay(rule, schema, sent, coefficient, before, rho, tally))
+        made = _state_schema(rule, schema)
+        path = self._state_path(ticket)
+        manifest = self._seal(path, encode(made, after), made, run.run, pending["version"], ticket)
+        (following,) = rule.adapt((rho,), tally)
+        return {
+            "ticket": ticket,
+            "version": pending["version"],
+            "manifest": manifest,
+            "rho": float_bits(following),
+        }
+
+    # Files
+
+    def _pending_path(self, ticket: str) -> Path:
+        return self._folder / f"{ticket}.pending"
+
+    def _state_path(self, ticket: str) -> Path:
+        return self._folder / f"{ticket}.state"
+
+    def _sweep(self) -> None:
+        """Remove files that the journal does not name: an earlier life's, or settled."""
+        named = {f"{value['ticket']}.state" for _, value in self._journal.items("memory/") if "ticket" in value}
+        named |= {f"{key.rsplit('/', 1)[1]}.pending" for key, _ in self._journal.items("memory-pending/")}
+        for path in self._folder.iterdir():
+            if path.name not in named:
+                path.unlink()
+
+    def _place(self, run: str, version: int, ticket: str, schema: Schema) -> Place:
+        charter = self._parties.charter
+        return Place(
+            suite=charter.suite,
+            federation=charter.federation,
+            charter=self._parties.digest,
+            run=run,
+            version=version,
+            ticket=ticket,
+            kind="state",
+            sender=self._identity,
+            parent=None,
+            schema_digest=schema.digest,
+        )
+
+    def _seal(self, path: Path, chunks: Iterator[Any], schema: Schema, run: str, version: int, ticket: str) -> str:
+        path.unlink(missing_ok=True)  # an earlier life's, which did not come to journal it
+        sealed = seal(
+            chunks,
+            schema=schema,
+            place=self._place(run, version, ticket, schema),
+            recipients=[self._keys.opening.public],
+            signer=self._keys.signer,
+            spool=path,
+            expires=self._clock() + self._parties.charter.dispute_window_seconds,
+            digest=False,
+            probe=self._probe,
+        )
+        return sealed.manifest.raw.decode()
+
+    def _open(self, path: Path, entry: Mapping[str, Any], schema: Schema, run: str) -> dict[str, Array]:
+        raw = str(entry["manifest"]).encode()
+        place = self._place(run, entry["version"], entry["ticket"], schema)
+        manifest = read_manifest(raw, place=place, sender=self._keys.signer.public, now=None)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError as error:
+            raise self._lost(run) from error
+        with FileSource(descriptor, path.name) as source:
+            return decode(schema, open_blob(manifest, source, self._keys.opening, schema, workers=2).read())
+
+    def _lost(self, run: str) -> LostStateError:
+        return LostStateError(
+            "this site took part before, and what it remembers of the algorithm is lost",
+            where=f"run {run}",
+            remedy="Restore the state folder. Without it this site cannot train in this run any more; the others go on, "
+            "with what it released before.",
+        )
+
+
+def _pending_schema(rule: CohortRule, schema: Schema) -> Schema:
+    """Return the tensors that were sent, and those of the model that they were computed from."""
+    sent = [TensorSpec(f"{plane}/{one.name}", one.dtype, one.shape) for plane in rule.planes for one in schema.tensors]
+    parent = [TensorSpec(f"parent/{one.name}", one.dtype, one.shape) for one in schema.tensors]
+    return Schema(tuple(sorted([*sent, *parent], key=lambda one: one.name)))
+
+
+def _state_schema(rule: CohortRule, schema: Schema) -> Schema:
+    rows = [spec for plane in rule.state_planes for spec in row_schema(plane, schema).tensors]
+    return Schema(tuple(sorted(rows, key=lambda spec: spec.name)))
+
+
+def _replay(
+    rule: CohortRule,
+    schema: Schema,
+    sent: Mapping[str, Array],
+    coefficient: float,
+    before: Pair | None,
+    rho: float,
+    tally: Tally,
+) -> Iterator[tuple[str, Array]]:
+    """Yield the next pair's tensors; all elements in the schema's order, since the tally's sums have one."""
+    room = Workspace.of(_BLOCK)
+    for spec in schema.tensors:
+        planes = {plane: _wide(spec, sent[f"{plane}/{spec.name}"]) for plane in rule.planes}
+        parent = _wide(spec, sent[f"parent/{spec.name}"])
+        old = (
+            rule.initial_state(parent)
+            if before is None
+            else {"dual": before.dual[spec.name], "primal": before.primal[spec.name]}
+        )
+        made = {name: np.empty(spec.size, np.float32) for name in rule.state_planes}
+        for start in range(0, spec.size, _BLOCK):
+            part = slice(start, min(start + _BLOCK, spec.size))
+            new = rule.replay(
+                {plane: values[part] for plane, values in planes.items()},
+                coefficient,
+                parent[part],
+                {name: values[part] for name, values in old.items()},
+                rho,
+                tally=tally,
+                workspace=room,
+            )
+            for name, values in new.items():
+                np.copyto(made[name][part], values)
+        for name, values in made.items():
+            yield f"{name}/{spec.name}", values.reshape(spec.shape)
+
+
+def _wide(spec: TensorSpec, stored: Array) -> Float32:
+    """Return a stored tensor as flat float32."""
+    flat = np.ascontiguousarray(stored).reshape(-1)
+    if spec.dtype == "F32":
+        return np.asarray(flat, np.float32)
+    out = np.empty(spec.size, np.float32)
+    widen(flat, spec.dtype, out)
+    return out
