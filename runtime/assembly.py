@@ -48,6 +48,7 @@ def open_site(config: SiteConfig, *, clock: Callable[[], int] = now, probe: Prob
 
     Raises:
         CharterError, CustodyError, ConfigError, JournalError: what is wrong, and where.
+        SitePolicyError, LedgerError: this site's policy or ledger cannot be used: nothing is released without them.
     """
     charter, keys = _charter_and_keys(config, clock)
     return Site(
@@ -58,10 +59,30 @@ def open_site(config: SiteConfig, *, clock: Callable[[], int] = now, probe: Prob
         store=_grant_client(config.store, probe),
         authorizer=_authorizer(config, charter, clock),
         trainers=site_trainers(config),
-        steward=Steward(charter, unprotected=config.unprotected),
+        steward=_steward(config, charter, clock, probe),
         clock=clock,
         marker=config.keys.with_name(f"{config.keys.name}.state-id"),
         probe=probe,
+    )
+
+
+def _steward(config: SiteConfig, charter: SignedCharter, clock: Callable[[], int], probe: Probe) -> Steward:
+    policy = ledger = None
+    if config.policy is not None:
+        from ..trust.policy.policy import SitePolicy
+
+        policy = SitePolicy.load(config.policy)
+    if config.privacy is not None:
+        from .anchors.opening import open_ledger
+
+        ledger = open_ledger(config.privacy.ledger, clock=clock, probe=probe)
+    return Steward(
+        charter,
+        config.identity,
+        policy=policy,
+        privacy=config.privacy,
+        ledger=ledger,
+        unprotected=config.unprotected,
     )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from .documents import Model
 from .identifiers import Identifier
@@ -34,7 +34,10 @@ class PrivacyTerms(Model):
     data as a whole: the released update is clipped to ``clip_norm`` and noised, whatever training did.
     """
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     mechanism: MechanismName
+    """`dp-sgd`, `output-gaussian` or `output-laplace`."""
     unit: Identifier = "record"
     """What one budget entry protects: the loader of the site declares the same word. ``site`` for output mechanisms."""
     adjacency: Adjacency = "add-remove"

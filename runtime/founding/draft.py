@@ -15,6 +15,8 @@ import yaml
 from pydantic import Field, model_validator
 
 from ...durable import create_file, make_folder, sync_folder
+from ...privacy.ledger.ledger import Ledger
+from ...privacy.ledger.path_anchor import PathAnchor
 from ...trust.canonical import canonical
 from ...trust.charter.model import Aggregation, Charter, Group, Limits, QuorumTerms
 from ...trust.charter.quorum import Quorum
@@ -39,7 +41,9 @@ from ..config import (
     load_server,
     load_site,
 )
+from ..config.ledger import LedgerConfig, PathAnchorConfig
 from ..config.parts import Config
+from ..config.privacy import SitePrivacy
 from .charter_folder import write_charter_folder
 
 __all__ = ["REQUEST", "Draft", "Request"]
@@ -73,6 +77,8 @@ class Request(Config):
     update_bytes: Annotated[int, Field(gt=0, le=1 << 43)]
     commit_before_upload: bool
     life_seconds: Annotated[int, Field(gt=0, le=MAXIMUM_LIFE - _SKEW)]
+    cap: tuple[_Positive, Annotated[float, Field(ge=0, lt=1)]] | None = None
+    """Epsilon and delta of each site's population, over all runs; for private runs."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Request:
@@ -86,6 +92,8 @@ class Request(Config):
         ):
             if found != wanted:
                 raise ValueError(f"there must be {what}; see {sorted(found ^ wanted)}")
+        if self.run.privacy is not None and self.cap is None:
+            raise ValueError("a private run needs a cap for each site's population")
         if isinstance(self.store, DirectoryStoreConfig) and not self.store.path.is_absolute():
             raise ValueError("parties in different folders need a store with an absolute path")
         return self
@@ -241,11 +249,34 @@ class Draft:
         }
 
     def _site_config(self, site: str) -> None:
-        config = SiteConfig(identity=site, loader=self._request.loaders[site], **self._party("../.."))
+        config = SiteConfig(
+            identity=site,
+            loader=self._request.loaders[site],
+            privacy=self._privacy(site),
+            unprotected=self._request.run.privacy is None,
+            **self._party("../.."),
+        )
         path = self._home(site) / "site.yaml"
         create_file(path, _yaml(config.model_dump(mode="json", exclude_defaults=True)), step="founding.site")
         if load_site(path) != _rooted(config, path.parent):
             raise ConfigError("cannot be written as YAML", where=f"loaders.{site}")
+
+    def _privacy(self, site: str) -> SitePrivacy | None:
+        """Make the site's ledger, with an anchor in another folder of the same disk, and say how it is configured."""
+        request = self._request
+        if request.run.privacy is None or request.cap is None:
+            return None
+        terms, home = request.run.privacy.of(site), self._home(site)
+        unit, adjacency = ("record", "add-remove") if terms.unit == "site" else (terms.unit, terms.adjacency)
+        for folder in ("ledger", "anchor"):
+            make_folder(home / folder, 0o700)
+        ledger = Ledger.create(home / "ledger" / "ledger.sqlite", PathAnchor(home / "anchor" / "ledger.mark"))
+        epsilon, delta = request.cap
+        ledger.set_population("people", unit=unit, adjacency=adjacency, epsilon=epsilon, delta=delta)
+        ledger.map_dataset("data", "people")
+        anchor = PathAnchorConfig(kind="path", path=Path("anchor/ledger.mark"))
+        config = LedgerConfig(path=Path("ledger/ledger.sqlite"), anchor=anchor)
+        return SitePrivacy(ledger=config, population="people", dataset="data", unit=unit)
 
     def _server_config(self) -> None:
         home = self._home(self._request.server)

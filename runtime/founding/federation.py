@@ -75,13 +75,15 @@ def found_federation(
     update_bytes: int = 1 << 32,
     commit_before_upload: bool = True,
     life_seconds: int = 365 * 86_400,
+    cap: tuple[float, float] | None = None,
 ) -> Founded:
     """Found a federation of ``server`` and ``sites`` in ``folder``, or return the one that this same call founded before.
 
     The order of ``sites`` (identities) does not matter. ``loaders`` says how each site's data become arrays; a
     relative folder in it starts at that site's own folder, as in a configuration file. Weights not named are 1, names for
     people are the identities. The quorum is the smallest that tolerates one liar; a single site has none, and the charter
-    then says UNWITNESSED. ``life_seconds`` is for how long the keys are valid.
+    then says UNWITNESSED. ``life_seconds`` is for how long the keys are valid. ``cap`` is epsilon and delta of each site's
+    population over all runs: a private run needs one, and each site then gets a ledger.
 
     Raises:
         ConfigError: ``folder`` holds something else, or the request contradicts itself.
@@ -104,6 +106,7 @@ def found_federation(
             update_bytes=update_bytes,
             commit_before_upload=commit_before_upload,
             life_seconds=life_seconds,
+            cap=cap,
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

@@ -13,18 +13,23 @@ Not handled here: who pays (`privacy.ledger`), who allows it (`trust.policy`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from ...privacy.accounting.events import Event, LaplaceEvent, event_of_terms
+from ...privacy.accounting.events import Event, event_of_terms
 from ...privacy.accounting.rdp import Cost, rdp_cost
 from ...privacy.accounting.statement import Statement, stated_epsilon
+from ...privacy.counts import counts_event
 from ...privacy.grid import Grid
 from ...privacy.noise.gaussian import DiscreteGaussian
-from ...privacy.output import mechanism
+from ...privacy.output import plan_of
 from ...trust.terms import PrivacyTerms
 from ..config.privacy import CountsConfig
 
-__all__ = ["Price", "bound_units", "kind_of", "price_of"]
+__all__ = ["COUNTS", "Price", "bound_units", "price_of"]
+
+
+COUNTS = 2
+"""Noisy counts of a release: the held-out records, and those classified right. One record changes each by at most one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,15 @@ class Price:
         )
         if self.counts is None:
             return [update]
-        noise = self.counts.noise_multiplier
-        return [update, LaplaceEvent(noise, releases, adjacency=terms.adjacency, unit=terms.unit)]
+        counts = counts_event(
+            COUNTS,
+            contribution=COUNTS,
+            noise_multiplier=self.counts.noise_multiplier,
+            releases=releases,
+            adjacency=terms.adjacency,
+            unit=terms.unit,
+        )
+        return [update, counts]
 
 
 def price_of(terms: PrivacyTerms, counts: CountsConfig | None, dimensions: int) -> Price:
@@ -81,13 +93,8 @@ def price_of(terms: PrivacyTerms, counts: CountsConfig | None, dimensions: int) 
     if terms.mechanism == "dp-sgd":
         bound = bound_units(terms.clip_norm, dimensions)
         return Price(terms, counts, bound, dimensions, DiscreteGaussian(terms.noise_multiplier * bound).tv)
-    plan = mechanism(kind_of(terms), terms.clip_norm, terms.noise_multiplier).plan(dimensions)
+    plan = plan_of(terms.mechanism, terms.clip_norm, terms.noise_multiplier, dimensions)
     return Price(terms, counts, plan.bound, dimensions, plan.noise.tv)
-
-
-def kind_of(terms: PrivacyTerms) -> Literal["gaussian", "laplace"]:
-    """Return the noise of an output mechanism."""
-    return "laplace" if terms.mechanism == "output-laplace" else "gaussian"
 
 
 def bound_units(clip_norm: float, dimensions: int) -> int:

@@ -40,17 +40,16 @@ def released(
         return after
     from ...privacy.noise.keystream import Keystream
     from ...privacy.output import release
-    from .price import kind_of
 
     middle = centre(_flat(schema, before))
     with Keystream() as stream:
         step = release(
             _flat(schema, after),
             middle,
-            kind=kind_of(terms),
-            bound=terms.clip_norm,
+            kind="laplace" if terms.mechanism == "output-laplace" else "gaussian",
+            clip_norm=terms.clip_norm,
             noise_multiplier=terms.noise_multiplier,
-            keystream=stream,
+            stream=stream,
         )
     return _shaped(schema, middle + step)
 

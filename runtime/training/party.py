@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+from ...trust.terms import PrivacyTerms
 from ..config import RunConfig, ServerConfig, SiteConfig
+from ..errors import TrainingError
 from .plugins import load_data
 from .registry import build_trainer
 from .seam import SiteData, Trainer
@@ -34,9 +36,28 @@ def site_trainers(config: SiteConfig) -> Callable[[RunConfig], Trainer]:
             device=config.device,
             checkpoints=config.checkpoints,
             plugins=config.plugins,
+            privacy=_terms(run, config, data()),
         )
 
     return build
+
+
+def _terms(run: RunConfig, config: SiteConfig, data: SiteData) -> PrivacyTerms | None:
+    """Return the terms of this site, if the loader gives what they protect: one record a unit.
+
+    Raises:
+        TrainingError: it gives another unit, or several records of one. Both are how it is written, not what it read.
+    """
+    if run.privacy is None:
+        return None
+    terms = run.privacy.of(config.identity)
+    if terms.mechanism == "dp-sgd" and (data.unit, data.records_per_unit) != (terms.unit, 1):
+        raise TrainingError(
+            f"the loader gives up to {data.records_per_unit} records of a {data.unit}, and the run protects one {terms.unit}",
+            where="loader",
+            remedy="Write a loader that makes one record of each unit, and say so in SiteData(unit=..., records_per_unit=1).",
+        )
+    return terms
 
 
 def server_trainer(config: ServerConfig) -> Trainer:
