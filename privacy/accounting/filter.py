@@ -17,7 +17,7 @@ of delta 0 is handled: it permits Laplace noise until the pure epsilons add up t
 
 Drawn noise is within a total variation distance tv of the accounted noise. A hundredth of delta is kept for that: the total
 tv may grow to delta / 100 / (1 + e^epsilon), because P within t of P~ and Q within t of Q~ give
-P(S) <= e^epsilon Q(S) + delta~ + (1 + e^epsilon) t. A population of delta 0 permits no tv at all.
+P(S) <= e^epsilon Q(S) + delta~ + (1 + e^epsilon) t. A population of delta 0 permits no tv at all, one of a large epsilon little.
 
 `epsilon_of` shows how full the filter is. It is the epsilon of what was spent only for a sequence fixed in advance; the
 guarantee about the past of an adaptive sequence is the cap, never the level (Rogers et al. 2016: an odometer costs more).
