@@ -20,7 +20,7 @@ Not handled here: a container that mixes records in its own `forward` (`selfchec
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import torch
@@ -50,9 +50,15 @@ LAYERS: Final[tuple[type[nn.Module], ...]] = (
 FOREIGN: Final = (
     "transformers.models.llama.modeling_llama.LlamaRMSNorm",
     "opacus.layers.dp_rnn.RNNLinear",
-    "opacus.layers.dp_multihead_attention.SequenceBias",
+    "opacus.layers.dp_rnn.DPRNN",
+    "opacus.layers.dp_rnn.DPGRU",
+    "opacus.layers.dp_rnn.DPLSTM",
 )
-"""Layers of other libraries that may own trained parameters (the latter two are parts of DPLSTM, DPMultiheadAttention)."""
+"""Layers of other libraries that may own trained parameters."""
+
+_ALIASING: Final = FOREIGN[
+    2:
+]  # they give the parameters of their cells a second name, that of torch's LSTM, on purpose
 
 ADAPTERS: Final = (
     "peft.tuners.lora.layer.Linear",
@@ -67,6 +73,7 @@ ADAPTERS: Final = (
 """All of PEFT that may stand in a model."""
 
 _LORA = "Use LoRA on linear layers: LoraConfig(target_modules=[...]), without use_dora."
+_OWN = {"weight", "bias"}
 _GROUPS = "Use GroupNorm, which normalises each record by itself."
 _QUANTISED = ("bitsandbytes.", "torchao.", "torch.ao.", "gptqmodel.", "auto_gptq.", "awq.", "hqq.", "aqlm.", "eetq.")
 
@@ -97,6 +104,10 @@ def _check_owner(name: str, module: nn.Module) -> None:
         raise _refused(name, module, "whose per-record gradients nobody has measured", _instead(module))
     if "forward" in vars(module):
         raise _refused(name, module, "with a forward of its own", "Remove what replaced its forward.")
+    if _path(module) not in _ALIASING and not {one for one, _ in module.named_parameters(recurse=False)} <= _OWN:
+        raise _refused(name, module, "with parameters that its type does not have", _instead(module))
+    if isinstance(module, nn.LayerNorm) and module.bias is None:
+        raise _refused(name, module, "without a bias, which Opacus' rule needs", "Use bias=True, or nn.RMSNorm.")
     if getattr(module, "padding_mode", "zeros") != "zeros":
         raise _refused(name, module, "that pads otherwise than with zeros", "Use padding_mode='zeros'.")
     if getattr(module, "padding_idx", None) is not None:
@@ -119,9 +130,7 @@ def _check_parameters(model: nn.Module) -> None:
     if not parameters:
         raise UnsupportedModelError("nothing in this model is trained", remedy="Set requires_grad where it should be.")
     seen: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        if not parameter.requires_grad:
-            continue
+    for name, parameter in _named(model):
         first = seen.setdefault(id(parameter), name)
         if first != name:
             raise UnsupportedModelError(
@@ -137,6 +146,15 @@ def _check_parameters(model: nn.Module) -> None:
             )
 
 
+def _named(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield every trained parameter under each of its names, but for the second names that a library gives on purpose."""
+    for place, module in model.named_modules(remove_duplicate=False):
+        if _path(module) not in _ALIASING:
+            for name, parameter in module.named_parameters(place, recurse=False):
+                if parameter.requires_grad:
+                    yield name, parameter
+
+
 def _path(module: nn.Module) -> str:
     """The full name of the module's exact type, if it is what the library holds under that name; else nothing."""
     kind = type(module)
@@ -149,7 +167,7 @@ def _refused(name: str, module: nn.Module, what: str, remedy: str) -> Unsupporte
 
 
 def _instead(module: nn.Module) -> str:
-    for kind in type(module).__mro__[1:]:
+    for kind in type(module).__mro__:
         if kind in LAYERS:
             return f"Use {kind.__name__} itself, not a subclass or a parametrisation of it."
     return f"Freeze it, or build it of these: {', '.join(kind.__name__ for kind in LAYERS)}, LoRA on linear layers."

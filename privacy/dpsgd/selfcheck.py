@@ -82,22 +82,22 @@ class _Check:
         self._count = len(records[0])
 
     def run(self) -> None:
-        references = torch.stack([self._reference(i) for i in range(self._count)])
-        values = torch.cat([self._values([i]) for i in range(self._count)])
         everybody = list(range(self._count))
+        references = torch.stack([self._reference(i) for i in everybody])
+        values = torch.cat([self._values([i]) for i in everybody])
+        others = everybody[:0:-1]
+        self._compare_values(self._values(everybody), values)
+        self._compare_values(self._values(others), values[others])
         with RecordGradients(self._model) as hooks:
             for i in everybody:
                 self._compare(self._rows(hooks, self._take([i])), references[[i]], alone=True)
             self._compare(self._rows(hooks, self._records), references, alone=False)
-            others = everybody[:0:-1]
             mixed = tuple(torch.cat([one, torch.zeros_like(one[:1])]) for one in self._take(others))
             self._compare(self._rows(hooks, mixed)[:-1], references[others], alone=False)
             if self._records[0].is_floating_point():
                 spoiled = tuple(one.clone() for one in self._records)
                 spoiled[0][0] = float("nan")
                 self._compare(self._rows(hooks, spoiled)[1:], references[1:], alone=False)
-        self._compare_values(self._values(everybody), values)
-        self._compare_values(self._values(others), values[others])
 
     def _take(self, which: Sequence[int]) -> _Batch:
         return tuple(one[list(which)] for one in self._records)
