@@ -19,7 +19,9 @@ Then, at both ends, for each member whose update was committed, and in binary64 
            rho / tau    else if s > mu * r                   in binary32, then brought within [rho_min, rho_max]
            rho          else
 
-Everything in it was released, so adapting rho tells nothing more; and it costs no message.
+Everything in it was released, so adapting rho tells nothing more; and it costs no message. Balancing evens out two residuals; it
+does not know which penalties are stable (`iiadmm`, `iceadmm` say), and it repairs no divergence. So rho_min is where the
+penalty begins unless a lower one is given.
 
 Not handled here: who may be a member (`trust.charter`), whose update counts (`schedule`).
 

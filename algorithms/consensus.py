@@ -59,7 +59,7 @@ __all__ = ["ConsensusRule"]
 
 _REQUIRED = {"rho", "clip_norm"}
 _BALANCE = ("balance_mu", "balance_tau", "rho_min", "rho_max")
-_REACH = 1024.0  # by default rho adapts within this factor of where it began
+_REACH = 1024.0  # by default rho grows up to this factor of where it began, and does not shrink: see `Balance`
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class ConsensusRule:
         rho = numbers["rho"]
         balance = None
         if balances:
-            low, high = numbers.get("rho_min", rho / _REACH), numbers.get("rho_max", rho * _REACH)
+            low, high = numbers.get("rho_min", rho), numbers.get("rho_max", rho * _REACH)
             balance = Balance(numbers["balance_mu"], numbers["balance_tau"], low, high)
         return cls(rho, numbers["clip_norm"], numbers.get("zeta", 0.0), balance)
 

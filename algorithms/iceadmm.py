@@ -13,8 +13,12 @@ at the optimum both planes vanish. At both ends, when the update is committed:
 
     z = fl(w + fl(a d)),   l = fl(l + fl(rho fl(a e)))            (APPFL sends l itself: the same mathematics for a = 1)
 
-and at the server w' = sum_p (rho_p z_p + l_p) / sum_p rho_p. With zeta = 0 more local steps make it no faster: the dual follows
--c g(z) within a step, and the round amounts to one gradient step of length 1 / rho. zeta here is APPFL's weight * zeta.
+and at the server w' = sum_p (rho_p z_p + l_p) / sum_p rho_p.
+
+When it is stable. With J = 1 a round is the same as IIADMM's. With larger J the dual follows -c g(w) within the round, and the
+round amounts to one gradient step of length 1 / rho, whatever zeta: so 1 / rho must suit gradient descent, and more local steps
+make it no faster than that. With zeta = 0 the local steps themselves need rho > 2 * curvature of c f if J > 1, twice IIADMM's.
+zeta here is APPFL's weight * zeta.
 
 Privacy. With **DP-SGD** it is sound: both planes are post-processing of noisy gradients and released values. With **output
 perturbation** of the primal it is **not**: e is a second release, computed from un-noised points, and no noise was added to it.
