@@ -60,6 +60,7 @@ class _Run:
     open: Logged[RoundOpen] | None = None
     tickets: dict[str, Ticketed] = field(default_factory=dict)
     seqs: dict[str, int] = field(default_factory=dict)
+    states: set[str | None] = field(default_factory=set)
     ended: bool = False
 
 
@@ -231,9 +232,20 @@ def _commit(runs: Runs, run: _Run, one: Logged[AggregateCommit]) -> None:
         runs.chain.append(f"{at}: a commit on another model than the last one made")
     if (event.rule, event.parameters) != (run.start.event.rule, run.start.event.parameters):
         runs.commits.append(f"{at}: another rule, or other parameters, than the run started with")
+    _state(runs, run, one)
     _inputs(runs, run, one)
     _leftovers(runs, opened, one)
     run.model, run.version, run.open = event.output, run.version + 1, None
+
+
+def _state(runs: Runs, run: _Run, one: Logged[AggregateCommit]) -> None:
+    """A rule keeps state or it does not: all commits of a run name one, or none; and each is a commitment of its own."""
+    event, at = one.event, f"leaf {one.index}"
+    if run.states and (event.state is None) != (None in run.states):
+        runs.commits.append(f"{at}: a state where the commits before name none, or none where they name one")
+    elif event.state is not None and event.state in run.states:
+        runs.commits.append(f"{at}: the state of an earlier commit")
+    run.states.add(event.state)
 
 
 def _inputs(runs: Runs, run: _Run, one: Logged[AggregateCommit]) -> None:

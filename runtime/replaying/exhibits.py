@@ -45,7 +45,15 @@ from ...trust.keys.sealing import OpeningKey
 from ...trust.keys.signing import VerifyingKey
 from ...trust.keys.validity import KeyHistory
 from ..errors import FalseCommitError, MissingEvidenceError, ReplayError, StoreError, StoreSetupError
-from ..places import global_manifest_key, global_payload_key, openings_key, update_payload_key
+from ..places import (
+    global_manifest_key,
+    global_payload_key,
+    openings_key,
+    state_manifest_key,
+    state_payload_key,
+    update_payload_key,
+)
+from ..rule_state import Made
 from ..sealed_json import OPENINGS_LIMIT, Openings, open_openings
 from ..stores.seam import RangedSource
 
@@ -151,6 +159,21 @@ class Exhibits:
         except (RecipientError, CommitmentError) as error:
             what = f"{place.site} made out a wrap to the auditor that does not open its update"
             raise MissingEvidenceError(what, where=where, remedy="Its signed manifest proves it.") from error
+
+    def state(
+        self, member: int, plane: str, made: Made, at: int, schema: Schema, where: str, stack: ExitStack
+    ) -> Opened:
+        """Return the sealed row of ``plane`` of member number ``member``; ``at`` is the leaf whose commit made it."""
+        run = self.start.run
+        with judged(where):
+            raw = self.store.get(state_manifest_key(run, made.version, member, plane), limit=_MANIFEST)
+        server = self.charter.charter.server
+        place = self._place(made.version, "state", schema, sender=server, ticket=made.ticket, parent=None)
+        signed = self._manifest(raw, made.rows[plane].manifest, place, at, where)
+        try:
+            return self._open(signed, state_payload_key(run, made.version, member, plane), schema, where, stack)
+        except (RecipientError, CommitmentError) as error:
+            raise FalseCommitError("the server's wrap for the auditor does not open it", where=where) from error
 
     def _place(
         self,

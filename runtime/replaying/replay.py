@@ -11,17 +11,18 @@ leaf by leaf under the charter's keys, or nothing is replayed. Then, for every c
     admitting leaf; the openings open the log's commitments to its statistics and its coefficient;
  4. norms, measured again, agree with the committed ones to 2^-16, relatively;
  5. so do the coefficients that the rule gives from the norms *measured here* and the charter's weights;
- 6. parent and updates, combined with the **committed** coefficients, hash to the committed output: all bits of it.
+ 6. parent and updates, combined with the **committed** coefficients, hash to the committed output: all bits of it;
+ 7. for a rule that keeps state (ADMM), that pass also gives the committed state, from the state before (`states`).
 
-PASS means that all six held. FAIL names the first that did not, and no fault of the store makes one. UNDECIDED means that
+PASS means that all of them held. FAIL names the first that did not, and no fault of the store makes one. UNDECIDED means that
 bytes which the log names are not at hand (`exhibits`): a server that withholds them gets no PASS. No rule of this version selects
 updates, so there is no selection that could be closer than 2^-16 and undecided for that.
 
 Why step 6 with step 5: each coefficient is fixed before, by its commitment, so the server cannot choose it after the replay;
 and it is within 2^-16 of the rule's, so a wrong one shows. What remains free is the last bits of a coefficient.
 
-Memory: one stored part and one segment of each input, and a block (`aggregate.BLOCK`); time: two passes over every update and
-model. Nothing decrypted is written anywhere.
+Memory: one stored part and one segment of each input, and a block (`aggregate.BLOCK`); time: two passes over every update,
+model and row. Nothing decrypted is written anywhere.
 
 Not handled here: whether the right updates were admitted, and who may count (`audit.verify`); whether an update is what its site
 should have sent; and fingerprints, whose key only the server has.
@@ -38,7 +39,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...algorithms.arithmetic import Float32
-from ...algorithms.rule import AggregationRule, UpdateMeta, make_rule
+from ...algorithms.rule import AggregationRule, CohortRule, UpdateMeta, make_rule
 from ...algorithms.statistics import UpdateStatistics
 from ...audit.checks.evidence import Logged, Trust, gather
 from ...audit.checks.findings import Outcome, Status
@@ -53,11 +54,13 @@ from ...trust.keys.sealing import OpeningKey
 from ...trust.keys.validity import KeyHistory
 from ..delivery import Opening
 from ..errors import FalseCommitError, MissingEvidenceError, ReplayError
+from ..planes import update_schema
 from ..sealed_json import Counted, Openings
 from ..server.rounds.admission import measure
-from ..server.rounds.aggregate import combined
+from ..server.rounds.aggregate import Kept, combined
 from ..server.rounds.fingerprint import Fingerprint
 from .exhibits import Exhibits, ReadableStore, UpdatePlace, judged
+from .states import StateTrail
 
 __all__ = ["Replay", "Step", "replay"]
 
@@ -157,6 +160,7 @@ class _Run:
     named: int = 0
     plaintexts: dict[str, str] = field(default_factory=dict)
     """Digests of models, by manifest: a manifest fixes every byte, so no model is hashed twice."""
+    trail: StateTrail = field(kw_only=True)
 
 
 class _Story:
@@ -174,7 +178,9 @@ class _Story:
                 if event.run in self._runs:
                     raise ReplayError(f"run {event.run} starts twice", where=f"leaf {one.index}")
                 exhibits = Exhibits(charter, reading.history, store, opening, event)
-                self._runs[event.run] = _Run(exhibits, Logged(one.index, event, one.digest, one.key_id), event.model)
+                trail = StateTrail(exhibits, charter.charter.sites)
+                logged = Logged(one.index, event, one.digest, one.key_id)
+                self._runs[event.run] = _Run(exhibits, logged, event.model, trail=trail)
             elif isinstance(event, RoundOpen) and event.run in self._runs and event.version == 0:
                 first = self._runs[event.run]
                 first.manifest, first.named = first.manifest or event.manifest, first.named or one.index
@@ -205,6 +211,7 @@ class _Story:
         except FalseCommitError as error:
             status, reason = Status.FAIL, f"{error.where}: {error.what}"
         if run is not None:
+            run.trail.note(one)
             run.model, run.version, run.manifest, run.named = event.output, event.version + 1, event.manifest, one.index
         sites = tuple(item.site for item in event.inputs)
         return Step(event.run, event.version + 1, one.index, event.output, sites, status, reason)
@@ -214,6 +221,7 @@ class _Story:
         rule = self._rule(run, commit)
         openings = exhibits.openings(commit.version + 1)
         schema = exhibits.schema(openings)
+        floats = update_schema(rule.planes, schema)
         with ExitStack() as stack:
             parent = exhibits.model(commit.version, run.manifest, run.named, schema, stack)
             _same_model(run, parent, run.manifest, commit.parent, f"model of version {commit.version}")
@@ -221,33 +229,41 @@ class _Story:
             _same_model(run, made, commit.manifest, commit.output, f"model of version {commit.version + 1}")
             told = [_told(openings, item) for item in commit.inputs]
             updates = [
-                exhibits.update(counted.manifest, self._update_place(commit, item), schema.floats(), stack)
+                exhibits.update(counted.manifest, self._update_place(commit, item), floats, stack)
                 for item, counted in zip(commit.inputs, told, strict=True)
             ]
             stats = [
-                self._measured(item, counted, update, schema)
+                self._measured(item, counted, update, floats)
                 for item, counted, update in zip(commit.inputs, told, updates, strict=True)
             ]
             coefficients = self._coefficients(rule, commit, told, stats)
+            state = None
+            if isinstance(rule, CohortRule):
+                state = run.trail.begin(rule, one, openings, schema, stack)
             with judged("the recomputed model"):
-                found = _digest(schema, parent, updates, rule, coefficients)
+                found = _digest(schema, parent, updates, rule, coefficients, None if state is None else state.kept)
         if found != commit.output:
             raise FalseCommitError(
                 f"parent and updates combine to {found[:16]}, the commit says {commit.output[:16]}",
                 where=f"leaf {one.index}",
             )
+        if state is not None:
+            state.require()
 
     def _rule(self, run: _Run, commit: AggregateCommit) -> AggregationRule:
         start, where = run.start.event, f"commit of version {commit.version + 1}"
         if (commit.version, commit.parent) != (run.version, run.model):
             raise FalseCommitError("it does not continue the version before it", where=where)
-        if (commit.rule, commit.parameters, commit.state) != (start.rule, start.parameters, None):
-            raise FalseCommitError("another rule, parameters or state than the run started with", where=where)
+        if (commit.rule, commit.parameters) != (start.rule, start.parameters):
+            raise FalseCommitError("another rule or parameters than the run started with", where=where)
         for item in commit.inputs:
             if item.weight != self._weights.get(item.site):
                 raise FalseCommitError(f"another weight of {item.site} than the charter's", where=where)
         with judged(where):
-            return make_rule(commit.rule, commit.parameters)
+            rule = make_rule(commit.rule, commit.parameters)
+        if (commit.state is not None) != rule.needs_cohort:
+            raise FalseCommitError("a state that the rule does not keep, or none where it keeps one", where=where)
+        return rule
 
     def _update_place(self, commit: AggregateCommit, item: Input) -> UpdatePlace:
         issue, admit = self._issues.get(item.ticket), self._admits.get(item.ticket)
@@ -265,7 +281,7 @@ class _Story:
         if commitment(shown.value, shown.salt) != self._admits[item.ticket].event.statistics:
             raise MissingEvidenceError("its statistics do not open the commitment", where="openings")
         with judged(where):
-            stats = measure(update, schema.floats(), Fingerprint(bytes(32)))
+            stats = measure(update, schema, Fingerprint(bytes(32)))
         if not stats.finite:
             raise FalseCommitError("it is not finite, and was counted", where=where)
         if not _norms_agree(shown, stats):
@@ -313,10 +329,15 @@ def _same_model(run: _Run, opened: Opened, manifest: str, digest: str, where: st
 
 
 def _digest(
-    schema: Schema, parent: Opened, updates: Sequence[Opened], rule: AggregationRule, coefficients: Float32
+    schema: Schema,
+    parent: Opened,
+    updates: Sequence[Opened],
+    rule: AggregationRule,
+    coefficients: Float32,
+    kept: Kept | None,
 ) -> str:
     found = hashlib.sha256()
-    for chunk in combined(schema, parent, updates, rule, coefficients):
+    for chunk in combined(schema, parent, updates, rule, coefficients, kept):
         found.update(chunk)
     return found.hexdigest()
 
