@@ -46,9 +46,8 @@ def check(file: File, as_json: JsonFlag = False) -> None:
     for one in policy.policies:
         typer.echo(f"{one.line:>5}  {one.effect}  {one.id}: {', '.join(actions_of(one))}")
     for warning in warnings:
-        typer.echo(
-            plain(f"warning: line {warning['line']}: {warning['policy']}: {warning['text']}".replace(": :", ":"))
-        )
+        name = warning["policy"] or "the file"
+        typer.echo(plain(f"warning: line {warning['line']}, {name}: {warning['text']}"))
 
 
 @app.command("default")
@@ -80,7 +79,7 @@ def explain(
     server: Annotated[str | None, typer.Option(help="The server's identity.")] = None,
     model: Annotated[str | None, typer.Option(help="The model's name.")] = None,
     rule: Annotated[str | None, typer.Option(help="The aggregation rule.")] = None,
-    public: Annotated[bool | None, typer.Option("--public/--private", help="Whether the data are public.")] = None,
+    public: Annotated[bool | None, typer.Option("--public/--not-public", help="Whether the data are public.")] = None,
     unprotected_allowed: Annotated[
         bool | None, typer.Option("--unprotected/--protected", help="What the site's configuration says.")
     ] = None,
@@ -149,6 +148,7 @@ def _base(path: Path | None) -> PolicyRequest:
         charter="0" * 64,
         run="run-1",
         version=0,
+        private=True,
         terms=typical_terms(),
         epsilon_run=1.0,
         rule="norm-clipped-fedavg",
@@ -174,7 +174,7 @@ def _changed(
     if mechanism == "none":
         if terms or "epsilon_run" in facts:
             raise typer.BadParameter("a run without privacy terms has no numbers of them", param_hint="--mechanism")
-        return replace(base, **{**facts, "terms": None, "epsilon_run": None})
+        return replace(base, **{**facts, "private": False, "terms": None, "epsilon_run": None})
     wanted = mechanism or (base.terms.mechanism if base.terms else "dp-sgd")
     with typed_values():
         if base.terms is not None and wanted == base.terms.mechanism:
@@ -184,7 +184,7 @@ def _changed(
         else:
             found = typical_terms(wanted, **terms)
     epsilon = {} if base.epsilon_run is not None else {"epsilon_run": 1.0}
-    return replace(base, **{**epsilon, **facts, "terms": found})
+    return replace(base, **{**epsilon, **facts, "private": True, "terms": found})
 
 
 def _as_json(policy: SitePolicy, asked: PolicyRequest, verdict: Verdict, would: tuple[str, ...]) -> dict[str, Any]:
@@ -242,7 +242,7 @@ def _show_row(word: str, row: dict[str, Any]) -> None:
 
 def _told(asked: PolicyRequest) -> str:
     if asked.terms is None:
-        privacy = "without privacy terms"
+        privacy = "a private run" if asked.private else "without privacy terms"
     else:
         privacy = f"{asked.terms.mechanism}, epsilon {asked.epsilon_run}, delta {asked.terms.delta:g}, unit {asked.terms.unit}"
-    return f"{privacy}; {'public' if asked.public else 'private'} data {asked.dataset}, unit {asked.unit}"
+    return f"{privacy}; {'public' if asked.public else 'non-public'} data {asked.dataset}, unit {asked.unit}"

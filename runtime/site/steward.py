@@ -244,6 +244,7 @@ class Steward:
             charter=self._charter.digest,
             run=ticket.run,
             version=ticket.version,
+            private=config.privacy is not None,
             release=None if action != "train" else ticket.seq,
             terms=terms,
             epsilon_run=None if price is None else price.stated(price.releases)["epsilon"],

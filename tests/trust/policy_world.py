@@ -40,6 +40,7 @@ BASE = PolicyRequest(
     charter="ab" * 32,
     run="run-1",
     version=3,
+    private=True,
     terms=TERMS,
     epsilon_run=4.0,
     anchored=True,
@@ -59,7 +60,7 @@ def asked(**facts: Any) -> PolicyRequest:
 
 def exact(**facts: Any) -> PolicyRequest:
     """Return a request of a run without privacy terms."""
-    return asked(terms=None, epsilon_run=None, **facts)
+    return asked(private=False, terms=None, epsilon_run=None, **facts)
 
 
 def one(condition: str, *, name: str = "one", head: str = ANY) -> str:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from counterseal.tests.trust.policy_world import LAPLACE, OUTPUT, TERMS, asked, exact
 from counterseal.trust.policy.lints import lints
-from counterseal.trust.policy.policy import OVER_CAP, SitePolicy, default_text
+from counterseal.trust.policy.policy import OVER_CAP, SitePolicy, default_text, schema_text
 from counterseal.trust.policy.request import PolicyRequest
 from counterseal.trust.terms import PrivacyTerms
 
 DEFAULT = SitePolicy.default()
+
+
+def priceless(action: str, **facts: object) -> PolicyRequest:
+    """A private run in which nothing is priced now."""
+    return asked(action=action, terms=None, epsilon_run=None, **facts)
 
 
 def terms(**changes: object) -> PrivacyTerms:
@@ -36,6 +42,8 @@ def terms(**changes: object) -> PrivacyTerms:
         (asked(action="evaluate"), "evaluate-and-receive"),
         (exact(action="evaluate"), "evaluate-and-receive"),
         (exact(action="receive"), "evaluate-and-receive"),
+        (priceless("receive"), "evaluate-and-receive"),
+        (priceless("releaseMetrics", public=True), "metrics-that-say-nothing-new"),
         (asked(action="releaseMetrics", public=True), "metrics-that-say-nothing-new"),
         (exact(action="releaseMetrics", unprotected_allowed=True), "metrics-that-say-nothing-new"),
     ],
@@ -64,6 +72,7 @@ def test_allowed(request_: PolicyRequest, reason: str) -> None:
         (asked(action="releaseMetrics"), ("no-private-metrics",)),
         (asked(action="releaseMetrics", unprotected_allowed=True), ("no-private-metrics",)),
         (exact(action="releaseMetrics"), ("no-private-metrics",)),
+        (priceless("releaseMetrics", unprotected_allowed=True), ("no-private-metrics",)),
         (asked(epsilon_after=8.01, epsilon_cap=8.0), (OVER_CAP,)),
     ],
 )
@@ -98,3 +107,19 @@ def test_every_policy_of_it_is_needed() -> None:
     for denied in (exact(), asked(action="releaseMetrics"), asked(server_validates_updates=True)):
         assert not policy.decide(denied).allowed
     assert policy.decide(asked(epsilon_run=99.0)).allowed  # what no prohibition covers is what a permit can open
+
+
+def test_the_manual_is_right() -> None:
+    """Every policy in it loads and says what it is said to say; the digest is the default policy's."""
+    manual = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
+    blocks = re.findall(r"(?:^    .*\n)+", manual.partition("## Changes")[2], re.M)
+    added = SitePolicy(default_text() + "".join(blocks).encode())
+    assert [one.id for one in added.policies[-3:]] == ["site-level-only", "not-the-registry", "known-models"]
+    assert lints(added) == ()
+    assert added.decide(asked(terms=OUTPUT, model="cnn")).allowed
+    assert added.decide(asked(model="cnn")).reasons == ("site-level-only",)
+    assert added.decide(asked(terms=OUTPUT)).reasons == ("known-models",)
+    assert added.decide(asked(terms=OUTPUT, model="cnn", dataset="registry")).reasons == ("not-the-registry",)
+    assert f"digest  {DEFAULT.digest}" in manual
+    for fact in re.findall(r"(\w+)\??: ", re.sub(r"//.*", "", schema_text().decode())):
+        assert fact in manual or fact in {"principal", "resource", "context"}, fact

@@ -77,8 +77,8 @@ def _of_permit(policy: Policy) -> Iterator[str]:
         return
     facts, actions = mentions(policy), actions_of(policy)
     if "train" in actions and "context.unprotected_allowed" not in facts:
-        if "context.privacy" not in facts:
-            yield "permits training without asking whether the run is private (context has privacy)"
+        if not facts & {"context.private", "context.privacy"}:
+            yield "permits training without asking whether the run is private (context.private)"
         elif not facts & {"context.privacy.epsilon_run", "context.privacy.noise_multiplier"}:
             yield "permits private training at any epsilon"
     if "releaseMetrics" in actions and not facts & {"resource.public", "context.unprotected_allowed"}:

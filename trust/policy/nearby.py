@@ -59,8 +59,8 @@ def flips(policy: SitePolicy, request: PolicyRequest) -> tuple[str, ...]:
     for change in changes:
         if policy.decide(change.apply(request)).allowed:
             single.setdefault(change.group or change.text, change.text)
-    single |= {text: text for limit in (_epsilon, _budget, _releases) if (text := limit(policy, request))}
-    single.pop("epsilon_run", None)  # told with its limit
+    limits = {"epsilon_run": _epsilon, "epsilon_after": _budget, "releases": _releases}
+    single |= {group: text for group, limit in limits.items() if (text := limit(policy, request))}
     if single:
         return tuple(single.values())
     pairs = (
@@ -103,9 +103,10 @@ def _term_changes(request: PolicyRequest) -> Iterator[_Change]:
         for mechanism in get_args(MechanismName):
             text = f"the run had privacy terms ({mechanism}, epsilon 1)"
             unit = {"unit": request.unit} if mechanism == "dp-sgd" and request.unit else {}
-            yield _Change(text, _setting(terms=typical_terms(mechanism, **unit), epsilon_run=1.0))
+            terms_ = typical_terms(mechanism, **unit)
+            yield _Change(text, _setting(private=True, terms=terms_, epsilon_run=1.0))
         return
-    yield _Change("the run had no privacy terms", _setting(terms=None, epsilon_run=None))
+    yield _Change("the run had no privacy terms", _setting(private=False, terms=None, epsilon_run=None))
     yield _Change("epsilon_run were lower", _setting(epsilon_run=0.0), "epsilon_run")
     for mechanism in get_args(MechanismName):
         if mechanism != terms.mechanism:

@@ -5,7 +5,8 @@ JSON values, never Cedar text, so that no name can become part of a policy. What
 negative count, a control character, terms without an epsilon) is a `SitePolicyError`, and for whoever asked the policy a "no".
 
 The privacy terms of a run are one value here: present in full, or absent. So a policy cannot meet a mechanism without its
-epsilon, and "is this run private" has one spelling, ``context has privacy``.
+epsilon. Where something is trained they are there exactly if the run is ``private``; where nothing is priced (``receive``) a
+private run may come without them, and ``private`` still says that it is one.
 """
 
 from __future__ import annotations
@@ -60,8 +61,10 @@ class PolicyRequest:
     """The version of the model that the work starts from."""
     release: int | None = None
     """Which release of this run this would be, from 1."""
+    private: bool
+    """Whether the run has privacy terms; if not, what leaves in it is exact."""
     terms: PrivacyTerms | None = None
-    """The run's privacy terms for this site; None means that what leaves is exact."""
+    """The run's privacy terms for this site: to ``train`` in a private run they are needed."""
     epsilon_run: float | None = None
     """The epsilon of all releases of the run together, computed by this site; with ``terms`` only, and then needed."""
     epsilon_after: float | None = None
@@ -117,19 +120,31 @@ def question(request: PolicyRequest) -> tuple[dict[str, Any], list[dict[str, Any
         "public": _flag(request.public, "public"),
         **_known(population=request.population, unit=request.unit),
     }
-    entities = [{"uid": server, "attrs": facts, "parents": []}, {"uid": dataset, "attrs": data, "parents": []}]
+    entities: list[dict[str, Any]] = [
+        {"uid": server, "attrs": facts, "parents": []},
+        {"uid": dataset, "attrs": data, "parents": []},
+    ]
     action = {"type": f"{_NAMESPACE}::Action", "id": request.action}
     return {"principal": server, "action": action, "resource": dataset, "context": _context(request)}, entities
 
 
 def _context(request: PolicyRequest) -> dict[str, Any]:
-    flags = ("anchored", "commit_before_upload", "auditor", "server_validates_updates", "unprotected_allowed")
+    flags = (
+        "private",
+        "anchored",
+        "commit_before_upload",
+        "auditor",
+        "server_validates_updates",
+        "unprotected_allowed",
+    )
     context: dict[str, Any] = {name: _flag(getattr(request, name), name) for name in flags}
     context |= {name: _name(getattr(request, name), name) for name in ("federation", "charter", "run")}
     context |= _known(rule=request.rule, trainer=request.trainer, model=request.model)
     context["version"] = whole(request.version, "version")
     if request.release is not None:
         context["release"] = whole(request.release, "release")
+    if request.private != (request.terms is not None) and (request.action == "train" or not request.private):
+        raise SitePolicyError("a private run has privacy terms, and no other", where="terms")
     if request.terms is not None:
         context["privacy"] = _privacy(request.terms, request.epsilon_run)
     elif request.epsilon_run is not None:
