@@ -70,7 +70,7 @@ class Site:
     rule: CohortRule
     gradient: Gradient
     scale: float = 1.0
-    block: int = 1 << 16
+    block: int = 1 << 8
     mine: Kept = field(init=False)
     pending: dict[int, tuple[Float32, Planes]] = field(default_factory=dict)
     unreleased: dict[int, Float32] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class Server:
     rule: CohortRule
     weights: Mapping[str, float]
     model: Float32
-    block: int = 1 << 16
+    block: int = 1 << 8
     theirs: dict[str, Kept] = field(init=False)
     version: int = 0
 

@@ -154,6 +154,7 @@ CASES = [
     for steps in ((1, 5, 20) if problem == "ridge" else (5,))
     for share in (1.0, 0.5)
     for balanced in (False, True)
+    if zeta or steps == 5 or not balanced
 ]
 
 
@@ -161,7 +162,7 @@ CASES = [
 def test_the_optimum_is_reached(
     rule: str, problem: str, rho: float, zeta: float, steps: int, share: float, balanced: bool
 ) -> None:
-    rounds = int((100 if zeta else 300) / share)
+    rounds = int((60 if zeta else 250) / share)
     found = play(rule, PROBLEMS[problem], rounds, rho=rho, zeta=zeta, steps=steps, share=share, balanced=balanced)
     print(f"{rule} {problem} rho {rho} zeta {zeta} J {steps} share {share} balanced {balanced}: {found:.1e}")
     assert found < 1e-5
@@ -185,15 +186,15 @@ def test_federated_averaging_does_not_reach_it(problem: str) -> None:
 @pytest.mark.parametrize("rule", ["iiadmm", "iceadmm"])
 def test_who_joins_late_is_counted_fully_and_who_never_comes_not_at_all(rule: str) -> None:
     whole = PROBLEMS["ridge"]
-    late = play(rule, whole, 300, rho=0.25, zeta=0.5, steps=5, present=lambda number, one: one != "e" or number >= 60)
+    late = play(rule, whole, 150, rho=0.25, zeta=0.5, steps=5, present=lambda number, one: one != "e" or number >= 60)
     assert late < 1e-5
-    never = play(rule, whole, 300, rho=0.25, zeta=0.5, steps=5, present=lambda _, one: one != "e")
+    never = play(rule, whole, 150, rho=0.25, zeta=0.5, steps=5, present=lambda _, one: one != "e")
     assert never > 1e-2  # the optimum of the others
     data = {one: found for one, found in sites_data(0).items() if one != "e"}
     total = sum(WEIGHTS[one] * (x.T @ x / len(x) + DECAY * np.eye(10)) for one, (x, _) in data.items())
     others = np.linalg.solve(total, sum(WEIGHTS[one] * (x.T @ y / len(x)) for one, (x, y) in data.items()))
     again = Problem(whole.gradients, others, whole.curvature)
-    assert play(rule, again, 300, rho=0.25, zeta=0.5, steps=5, present=lambda _, one: one != "e") < 1e-5
+    assert play(rule, again, 150, rho=0.25, zeta=0.5, steps=5, present=lambda _, one: one != "e") < 1e-5
 
 
 def test_without_zeta_a_small_penalty_does_not_converge() -> None:
