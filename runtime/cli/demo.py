@@ -39,6 +39,16 @@ def demo(
     seed: Annotated[
         int, typer.Option(min=0, max=2**32 - 1, help="Decides partition, model and order of examples.")
     ] = 7,
+    algorithm: Annotated[
+        Literal["fedavg", "iiadmm", "iceadmm"], typer.Option(help="Federated averaging, or one of two ADMMs.")
+    ] = "fedavg",
+    privacy: Annotated[
+        Literal["dp-sgd", "output-gaussian", "output-laplace"] | None,
+        typer.Option(help="How releases are made private; dp-sgd if only --epsilon is given."),
+    ] = None,
+    epsilon: Annotated[
+        float | None, typer.Option(help="What all rounds together may say of one unit; 8 if only --privacy is given.")
+    ] = None,
     suite: Annotated[
         Literal["MLKEM768_X25519", "P384", "MLKEM1024_P384"], typer.Option(help="How blobs are sealed.")
     ] = "MLKEM768_X25519",
@@ -49,7 +59,12 @@ def demo(
     Every site has its own process, folder, keys and unlike data; the result is compared with what each site reaches alone
     and with a centralised model. Exit code 1 if the run was aborted or the log does not verify.
 
+    With --epsilon (or --privacy) every site adds noise to what it releases and keeps a ledger of what that cost; the comparisons
+    stay unprotected, and say so.
+
     Example: counterseal demo --dataset breast-cancer --model logistic --store s3
+
+    Example: counterseal demo --algorithm iiadmm --epsilon 8
     """
     from pydantic import ValidationError
 
@@ -65,6 +80,9 @@ def demo(
             store=store,
             seed=seed,
             suite=suite,
+            algorithm=algorithm,
+            privacy=privacy,
+            epsilon=epsilon,
         )
     except ValidationError as error:
         raise typer.BadParameter(error.errors()[0]["msg"].removeprefix("Value error, ")) from None

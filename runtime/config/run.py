@@ -197,7 +197,13 @@ class RunConfig(Config):
             )
         for terms in (self.privacy.terms, *self.privacy.sites.values()):
             if terms.mechanism == "dp-sgd" and self.trainer.steps != terms.steps:
-                raise ValueError("dp-sgd takes a fixed number of steps: trainer.steps and privacy.terms.steps must be equal")
+                raise ValueError(
+                    "dp-sgd takes a fixed number of steps: trainer.steps and privacy.terms.steps must be equal"
+                )
+            if terms.mechanism != "dp-sgd" and self.aggregation.rule == "iceadmm":
+                raise ValueError(
+                    "iceadmm sends its dual too, a second release that output mechanisms do not cover: use iiadmm"
+                )
             if terms.releases < self.rounds:
                 raise ValueError("privacy.terms.releases must be at least the number of rounds")
         return self
@@ -208,7 +214,9 @@ class RunConfig(Config):
         if self.privacy is not None and self.aggregation.rule == "iceadmm":
             for terms in (self.privacy.terms, *self.privacy.sites.values()):
                 if terms.mechanism != "dp-sgd":
-                    raise ValueError(f"iceadmm releases a dual that {terms.mechanism} does not cover: take iiadmm or dp-sgd")
+                    raise ValueError(
+                        f"iceadmm releases a dual that {terms.mechanism} does not cover: take iiadmm or dp-sgd"
+                    )
         return self
 
     @model_validator(mode="after")

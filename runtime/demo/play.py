@@ -170,7 +170,7 @@ def play(
         objects = store if store is not None else DirectoryStore(founded.folder / "store")
         sealed = _sealed(objects, result.run, settings.suite)
     curves = baselines(
-        load_server(founded.server_config).run_config,
+        settings.unprotected().run(dataset) if settings.privacy else load_server(founded.server_config).run_config,
         {site: train for site, (train, _) in parts.items()},
         dataset.test,
         tell=lambda name, done, total: observe(Comparing(name, done, total)),
@@ -276,9 +276,15 @@ def _found(settings: DemoSettings, dataset: Dataset, out: Path, store: S3StoreCo
         suite=settings.suite,
         names={"server": "The demonstration's server"}
         | {site: f"Demonstration site {site[-1].upper()}" for site in settings.names},
+        cap=_cap(settings),
         federation=f"demo-{settings.dataset}",
         title=f"A demonstration on one machine: {dataset.source}",
     )
+
+
+def _cap(settings: DemoSettings) -> tuple[float, float] | None:
+    """Return a cap for each site's population: the filter over all runs is less tight than the statement of one."""
+    return None if settings.epsilon is None else (2 * settings.epsilon + 1, 1e-5)
 
 
 def _cut(settings: DemoSettings, dataset: Dataset, founded: Founded) -> dict[str, tuple[Arrays, Arrays]]:

@@ -229,9 +229,6 @@ class Steward:
         from ...trust.policy.request import PolicyRequest
 
         ticket, charter, privacy = verified.ticket.document, self._charter.charter, self._privacy
-        terms = None if config.privacy is None else config.privacy.of(self._identity)
-        if price is None:
-            terms = None
         return PolicyRequest(
             action=action,
             server=charter.server,
@@ -245,8 +242,7 @@ class Steward:
             run=ticket.run,
             version=ticket.version,
             private=config.privacy is not None,
-            release=None if action != "train" else ticket.seq,
-            terms=terms,
+            terms=None if price is None else price.terms,
             epsilon_run=None if price is None else price.stated(price.releases)["epsilon"],
             epsilon_after=None if after is None else after.reserved,
             epsilon_cap=None if after is None else after.cap,
