@@ -95,7 +95,7 @@ class TorchTrainer:
         model = self._load(parameters).eval()
         x, _ = self._tensors(data)
         with torch.no_grad(), numerics(self._device, 0):
-            outputs = [model(part).cpu().double() for part in x.split(256)]
+            outputs = [model(x[first : first + 256]).cpu().double() for first in range(0, len(x), 256)]
         scores = torch.cat(outputs).numpy()
         return scores.reshape(len(scores), -1)
 

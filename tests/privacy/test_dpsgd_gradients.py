@@ -127,11 +127,11 @@ def test_an_empty_batch_is_noise_alone() -> None:
     assert np.array_equal(step(model, (x[:0], y[:0]), key(4)), grid.to_float(noise, NORMALISER))
 
 
-SPOILED: dict[str, Callable[[torch.Tensor, torch.Tensor], None]] = {
-    "nan": lambda x, y: x[2].fill_(float("nan")),  # type: ignore[dict-item, return-value]
-    "infinity": lambda x, y: x[2].fill_(float("inf")),  # type: ignore[dict-item, return-value]
-    "a label that is no class": lambda x, y: y[2:3].fill_(99),  # type: ignore[dict-item, return-value]
-    "a negative label": lambda x, y: y[2:3].fill_(-5),  # type: ignore[dict-item, return-value]
+SPOILED: dict[str, Callable[[torch.Tensor, torch.Tensor], object]] = {
+    "nan": lambda x, y: x[2].fill_(float("nan")),
+    "infinity": lambda x, y: x[2].fill_(float("inf")),
+    "a label that is no class": lambda x, y: y[2:3].fill_(99),
+    "a negative label": lambda x, y: y[2:3].fill_(-5),
 }
 
 
@@ -152,8 +152,8 @@ def test_a_spoiled_record_counts_as_zero(name: str) -> None:
 
 def test_all_records_may_be_spoiled() -> None:
     model, (x, y) = small(), data(5)
-    same = [step(model, (x, y.clone().fill_(99)), key(6)), step(model, (torch.full_like(x, float("nan")), y), key(6))]
-    assert np.array_equal(*same)
+    labels = step(model, (x, y.clone().fill_(99)), key(6))
+    assert np.array_equal(labels, step(model, (torch.full_like(x, float("nan")), y), key(6)))
 
 
 def test_a_failing_record_leaves_the_bits_of_others_alone() -> None:

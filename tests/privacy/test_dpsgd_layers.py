@@ -24,19 +24,20 @@ def head(width: int) -> list[nn.Module]:
     return [nn.Flatten(), nn.Linear(width, 3)]
 
 
-def dp_lstm() -> nn.Module:
-    from opacus.layers import DPLSTM
+class Last(nn.Module):
+    """One of Opacus' layers over a sequence, and a head over the last element."""
 
-    class Last(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.lstm = DPLSTM(4, 5, batch_first=True)
-            self.out = nn.Linear(5, 3)
+    def __init__(self, name: str) -> None:
+        from opacus import layers
 
-        def forward(self, x: torch.Tensor) -> Any:
-            return self.out(self.lstm(x)[0][:, -1])
+        super().__init__()
+        self.attends = name == "DPMultiheadAttention"
+        self.layer = getattr(layers, name)(4, 2 if self.attends else 5, batch_first=True)
+        self.out = nn.Linear(4 if self.attends else 5, 3)
 
-    return Last()
+    def forward(self, x: torch.Tensor) -> Any:
+        found = self.layer(x, x, x) if self.attends else self.layer(x)
+        return self.out(found[0][:, -1])
 
 
 ALLOWED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -57,7 +58,10 @@ ALLOWED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "instance norm, 1d": (lambda: nn.Sequential(nn.InstanceNorm1d(2, affine=True), *head(12)), (2, 6)),
     "instance norm, 3d": (lambda: nn.Sequential(nn.InstanceNorm3d(1, affine=True), *head(27)), (1, 3, 3, 3)),
     "rms norm": (lambda: nn.Sequential(nn.Linear(5, 4), nn.RMSNorm(4), *head(4)), (5,)),
-    "DPLSTM": (dp_lstm, (6, 4)),
+    "DPLSTM": (lambda: Last("DPLSTM"), (6, 4)),
+    "DPGRU": (lambda: Last("DPGRU"), (6, 4)),
+    "DPRNN": (lambda: Last("DPRNN"), (6, 4)),
+    "DPMultiheadAttention": (lambda: Last("DPMultiheadAttention"), (6, 4)),
     "dropout": (lambda: nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5), *head(4)), (5,)),
 }
 

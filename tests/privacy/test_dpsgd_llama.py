@@ -34,7 +34,7 @@ def llama(**config: Any) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "vocab_size": 64}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32}
     return LlamaForCausalLM(LlamaConfig(**(sizes | heads | {"tie_word_embeddings": False} | config)))
 
@@ -47,7 +47,8 @@ def adapted(kind: str = "LoraConfig", model: Any = None, **config: Any) -> Any:
 
 
 def lora(**config: Any) -> Any:
-    return adapted(**({"r": 4, "target_modules": ["q_proj", "v_proj"]} | config))
+    values: dict[str, Any] = {"r": 4, "target_modules": ["q_proj", "v_proj"]}
+    return adapted(**(values | config))
 
 
 def tokens(count: int = 5, seed: int = 1) -> torch.Tensor:

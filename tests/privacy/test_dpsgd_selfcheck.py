@@ -42,7 +42,7 @@ class Prompted(nn.Module):
 
 
 def count(module: nn.Module, y: torch.Tensor) -> torch.Tensor:
-    module.seen += y.detach().sum(dim=0)
+    module.seen += y.detach().sum(dim=0)  # type: ignore[operator]
     return y
 
 

@@ -123,7 +123,9 @@ def run(model: ModelConfig = MLP, **trainer: Any) -> RunConfig:
 @pytest.fixture(scope="module")
 def digits() -> SiteData:
     found = load_dataset("digits")
-    return SiteData(*(Arrays(one.x.reshape(len(one), 64), one.y) for one in (found.train, found.test)))
+    assert found.test is not None
+    train, test = (Arrays(one.x.reshape(len(one), 64), one.y) for one in (found.train, found.test))
+    return SiteData(train, test)
 
 
 @pytest.fixture
@@ -187,7 +189,7 @@ def test_the_seed_has_no_part_in_the_noise(digits: SiteData) -> None:
 
 
 def test_torch_and_numpy_generators_are_left_alone(digits: SiteData) -> None:
-    torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index, union-attr]
+    torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # type: ignore[index]
     train(build_trainer(run(), site="a", data=digits, privacy=terms()))
     assert torch.equal(torch.random.get_rng_state(), torch_state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)  # type: ignore[index]
