@@ -11,7 +11,8 @@ dataset is mapped to afterwards: the old one keeps its spending, the new one inh
 data these are, and the officer has just said that the first answer was wrong.)
 
 **A loss.** When entries are known to be lost, nobody knows what they spent, nor which cap they named: every population and
-dataset of that time is exhausted for ever, and takes this along when it is mapped. New people need a new population.
+dataset of that time is exhausted for ever, and takes this along when it is mapped; open runs draw no more, not even for tickets
+that are known, for which an update may be out already. New people need a new population.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Run:
     entry: Entry
     tickets: dict[str, Ticket] = field(default_factory=dict)
     closed: Entry | None = None
+    lost: bool = False
+    """Whether entries were lost that may have drawn from it."""
 
     @property
     def drawn(self) -> int:
@@ -216,7 +219,7 @@ class Book:
         run = self.runs[body["federation"], body["run"], body["site"]]
         digest, sequence = body["ticket"], int(body["sequence"])
         taken = digest in self.tickets or (run.key, sequence) in self.places
-        if taken or run.closed is not None or run.drawn >= run.releases:
+        if taken or run.lost or run.closed is not None or run.drawn >= run.releases:
             raise ValueError("more releases than were reserved")
         ticket = Ticket(sequence, run.key, entry)
         self.tickets[digest] = self.places[run.key, sequence] = run.tickets[digest] = ticket
@@ -235,13 +238,14 @@ class Book:
 
     def _on_loss(self, entry: Entry, body: Mapping[str, Any]) -> None:
         self._lost.update(body["datasets"])
-        for name in body["datasets"]:
-            if name in self.datasets:
-                self.datasets[name].lost = True
-                for home in self.datasets[name].homes:
-                    self.populations[home].lost = True
-        for name in body["populations"]:
-            self.populations[name].lost = True
+        homes = set(body["populations"])
+        for dataset in (self.datasets[name] for name in body["datasets"] if name in self.datasets):
+            dataset.lost = True
+            homes |= dataset.homes
+        for population in (self.populations[name] for name in homes):
+            population.lost = True
+            for run in population.runs.values():
+                run.lost = True
 
 
 def _mark_json(mark: Mark | None) -> dict[str, Any] | None:

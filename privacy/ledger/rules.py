@@ -115,6 +115,8 @@ def reserve_run(book: Book, order: RunOrder) -> Found:
     population = payer(book, order)
     known = book.runs.get(order.key)
     if known is not None:
+        if known.lost:
+            raise _exhausted(population.name)
         return _require_same(known, order)
     _require_covered(order.unit, order.adjacency, population, f"run {order.run!r}")
     if not allows(population, times(order.cost, order.releases)):
@@ -138,6 +140,9 @@ def reserve_run(book: Book, order: RunOrder) -> Found:
 
 def reserve_ticket(book: Book, order: TicketOrder) -> Found:
     """One release of a run."""
+    run = book.runs.get(order.key)
+    if run is not None and run.lost:
+        raise _exhausted(run.population)
     known = book.tickets.get(order.ticket)
     if known is not None:
         if (known.run, known.sequence) != (order.key, order.sequence):
@@ -239,12 +244,16 @@ def _second(what: str, order: TicketOrder) -> SecondReleaseError:
     return SecondReleaseError(what, where=f"run {order.run!r}, ticket {order.ticket[:16]}...")
 
 
+def _exhausted(population: str) -> BudgetError:
+    return BudgetError(
+        f"population {population!r} is exhausted: entries of this ledger were lost, and may have spent all",
+        where="ledger",
+    )
+
+
 def _over(population: Population, order: RunOrder) -> BudgetError:
     if population.lost:
-        return BudgetError(
-            f"population {population.name!r} is exhausted: entries of this ledger were lost, and may have spent all",
-            where="ledger",
-        )
+        return _exhausted(population.name)
     spent, asked = reserved(population), times(order.cost, order.releases)
     before, alone, together = (epsilon_of(population, cost) for cost in (spent, asked, spent + asked))
     return BudgetError(

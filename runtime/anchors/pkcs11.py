@@ -1,15 +1,15 @@
 """An anchor on a PKCS#11 token: a data object (``CKO_DATA``) that holds the mark.
 
 A token has no compare-and-swap. So the mark moves by making the new object first, then looking: if any other object is there
-than the one it came from (and older ones that a crash left), another ledger was faster; the new object is taken away again and the
-ledger refused. Only then the old objects are destroyed. A crash in between leaves two; the higher counter is the mark.
+than the one it came from (and older ones that a crash left), another ledger was faster; the new object is taken away again
+and the ledger refused. Only then the old objects are destroyed. A crash in between leaves two; the higher counter is the mark.
 
-Private (``CKA_PRIVATE``): only who has the PIN can change it. Whoever has the PIN, the ledger's file and an old copy of it can take
-both back; keep them apart. PKCS#11 also knows monotonic counters (``CKO_HW_FEATURE``, ``CKH_MONOTONIC_COUNTER``), which nobody could
-turn back. SoftHSM2 has none, nor have most tokens that are sold, so this is not built: it could not be tested.
+Private (``CKA_PRIVATE``): only who has the PIN can change it. Whoever has the PIN and an old copy of the ledger's file can take
+both back; keep them apart. PKCS#11 also knows monotonic counters (``CKO_HW_FEATURE``, ``CKH_MONOTONIC_COUNTER``), which nobody
+could turn back. SoftHSM2 has none, nor have most tokens that are sold, so this is not built: it could not be tested.
 
-The token's other refusals come as `CustodyError` do in `trust.keys.token`, whose one session per process this shares. Not
-handled: copies of a software token's folder, which can be restored like any folder.
+The session is the one of `trust.keys.token`, as a login belongs to a process. Not handled: copies of a software token's folder,
+which can be restored like any folder.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class Pkcs11Anchor:
             raise RollbackError(
                 "two heads at one counter",
                 where=self.place,
-                remedy="Two copies of a ledger were used at once. Stop one for ever, and destroy its object with the token's tool.",
+                remedy="Two copies of a ledger were used at once. Stop one for ever, and destroy its object with the token's "
+                "tool.",
             )
         return newest.pop()
 

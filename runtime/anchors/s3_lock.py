@@ -1,13 +1,14 @@
 """An anchor in an S3 bucket: a row of objects, each put once, and nobody can take one away before its time.
 
-The mark moves by putting the next object of the row, ``anchor/000000000001``, ``...2``, with ``If-None-Match: *``. Two ledgers that
-start from the same mark want the same key, so one of them gets 412 and is refused. (Numbering by the ledger's own counter would
-not do: two copies that are ahead by a different number of entries would take different keys.) The row has no gaps; reading lists
-it and takes the last.
+The mark moves by putting the next object of the row, ``anchor/000000000001``, ``...2``, with ``If-None-Match: *``. Two ledgers
+that start from the same mark want the same key, so one of them gets 412 and is refused. (Numbering by the ledger's own counter
+would not do: two copies that are ahead by a different number of entries would take different keys.) The row has no gaps; reading
+lists it and takes the last.
 
-Where the bucket has Object Lock, each object is locked in compliance mode for ``retention_days``: not even the account's root user can
-remove it. Object Lock implies versions, and a version *can* be put over a locked object, or a delete marker: so every version counts.
-Two versions of the last key with other bytes are two heads at one place, and are refused; delete markers are ignored.
+Where the bucket has Object Lock, each object is locked in compliance mode for ``retention_days``: not even the account's root
+user can remove it. Object Lock implies versions, and a version *can* be put over a locked object, or a delete marker: so every
+version counts. Two versions of the last key with other bytes are two heads at one place, and are refused; delete markers are
+ignored.
 
 Without Object Lock whoever may write to the bucket can remove the last object, and `place` says so. Not handled: a service that
 does not do what its answers say; pruning (an object has some 250 bytes).
@@ -152,12 +153,10 @@ class S3LockAnchor:
                 marker["VersionIdMarker"] = page["NextVersionIdMarker"]
 
     def _get(self, key: str, version: str) -> bytes:
-        def call() -> bytes:
-            named = {} if version == "null" else {"VersionId": version}
-            with self._s3.get_object(Bucket=self._s3_place.bucket, Key=key, **named)["Body"] as body:
-                return bytes(body.read(LIMIT + 1))
-
-        return self._call(call)
+        named = {} if version == "null" else {"VersionId": version}
+        answer = self._call(lambda: self._s3.get_object(Bucket=self._s3_place.bucket, Key=key, **named))
+        with answer["Body"] as body:
+            return bytes(self._call(lambda: body.read(LIMIT + 1)))
 
     def _put(self, number: int, raw: bytes) -> None:
         lock: dict[str, Any] = {}
