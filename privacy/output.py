@@ -10,7 +10,7 @@ The centre must hold no secret: it is the parent model for FedAvg, and for ADMM 
 
 **Why the sensitivity is not derived from the solver's steps.** Such a derivation bounds how far one gradient, clipped to C, can
 move the result: 2 C / rho for a linearised ADMM step, 2 C times the learning rate for a step of gradient descent. It breaks
-silently in each of these cases, all of which are met in practice: several local steps (2 C lr J for J of them, in general);
+silently with each of these: several local steps (2 C lr J for J of them, in general);
 momentum or an optimiser's state kept from earlier rounds; a dual variable updated from the values before noise instead of the
 released ones, which makes c depend on all earlier data; a gradient clipped as the mean of a batch, or in another norm than the
 noise; a penalty changed by residuals that were computed from the data; a bug. A clip at the release is one line and holds
@@ -24,7 +24,7 @@ and Laplace noise has to be scaled to it: for models of more than a few paramete
 choices. Noise of standard deviation z * 2 B in each coordinate beside a signal of norm B in all of them is what protecting a
 whole site without trusting anybody costs.
 
-Source: Dwork, McSherry, Nissim, Smith 2006 (output perturbation); Ryu and Kim 2022, arXiv 2202.09040 (the 2 C / rho of IIADMM).
+Source: Dwork, McSherry, Nissim, Smith 2006 (output perturbation); Ryu and Kim 2022, arXiv 2202.09409 (the 2 C / rho of IIADMM).
 
 Not handled here: who computes the centre (`algorithms`), and the cost of several releases (`accounting`: they compose).
 """

@@ -57,7 +57,7 @@ class Table:
         """``edges``: P(X <= first + j) in units of 2^-128, ascending. ``tv``: how far that is from the law asked for."""
         self.first, self.edges, self.tv = first, tuple(edges), tv
         # One edge more, the greatest word, which step 4 looks at again: so that every index has an edge.
-        self._high: Words = np.array([*(edge >> 64 for edge in self.edges), _LOW], dtype=np.uint64)
+        self._high: Words = np.array([*(min(edge >> 64, _LOW) for edge in self.edges), _LOW], dtype=np.uint64)
         guide = np.searchsorted(self._high[:-1], np.arange(_BUCKETS, dtype=np.uint64) << _SHIFT, side="left")
         self._guide: Int64 = guide.astype(np.int64)
         low, end = _uncrowded(np.flatnonzero(np.diff(guide, append=len(self.edges)) > 1).tolist())
