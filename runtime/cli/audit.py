@@ -1,6 +1,6 @@
 """`counterseal audit`: what an outside reviewer runs, with public keys and a copy of the log. No network, no torch, no boto3.
 
-`replay` alone needs more: the auditor's key and the store (`audit_replay`).
+`replay` needs more: the auditor's key and the store (`audit_replay`); `privacy` needs the extra `dp` (`audit_privacy`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .audit_privacy import privacy
 from .audit_replay import replay
 from .output import JsonFlag, console, emit, fields, plain
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ...trust.charter.signing import SignedCharter
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check and read a log that somebody else wrote.")
+app.command()(privacy)
 app.command()(replay)
 
 _LIMIT = 16 << 20

@@ -1,0 +1,106 @@
+"""`counterseal audit privacy`: what private runs cost each site, computed again from the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .output import JsonFlag, console, emit, plain
+
+if TYPE_CHECKING:
+    from ..accounts import Account
+
+__all__ = ["privacy"]
+
+
+def privacy(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The log's folder, or a copy of the store's mirror.")],
+    charter: Annotated[Path, typer.Option(help="The folder of the signed charter that you hold: your root of trust.")],
+    run: Annotated[str | None, typer.Option(help="Only this run.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compute every site's epsilon again from the terms in the log, and compare it with what the site signed.
+
+    Needs the extra `dp`. Whether the noise was drawn as said is not in any log. Exit code 1 if a stated epsilon does not agree.
+
+    Example: counterseal audit privacy server/log --charter charter
+    """
+    from ...audit.checks.evidence import Trust, gather
+    from ...audit.checks.leaf_checks import read_events
+    from ...audit.checks.source import FolderSource
+    from ..accounts import accounts, second_opinion
+    from .audit import charter_held
+
+    source = FolderSource(folder)
+    reading = read_events(gather(source, Trust(charter_held(charter), objects=source.objects())))
+    found = [one for one in accounts((one.index, one.event) for one in reading.events) if run in (None, one.run)]
+    rows = [(one, second_opinion(one)) for one in found]
+    if as_json:
+        emit({"agree": all(one.agrees for one in found), "sites": [_as_json(one, other) for one, other in rows]})
+    else:
+        _show(rows, len(reading.faults))
+    if not all(one.agrees for one in found):
+        raise typer.Exit(1)
+
+
+def _as_json(one: Account, other: float | None) -> dict[str, Any]:
+    return {
+        "run": one.run,
+        "site": one.site,
+        "leaf": one.leaf,
+        "terms": one.terms.model_dump(mode="json"),
+        "releases": one.spending.releases,
+        "epsilon": one.stated,
+        "delta": one.delta,
+        "recomputed": one.recomputed,
+        "second_opinion": other,
+        "whole_run": one.whole,
+        "agrees": one.agrees,
+        "policy": one.spending.policy,
+        "ledger": one.spending.ledger,
+    }
+
+
+def _show(rows: list[tuple[Account, float | None]], faults: int) -> None:
+    from rich.box import ROUNDED
+    from rich.table import Table
+
+    if not rows:
+        typer.echo("No run in this log has privacy terms.")
+        return
+    table = Table(box=ROUNDED)
+    for name in (
+        "run",
+        "site",
+        "mechanism",
+        "protects",
+        "releases",
+        "stated ε",
+        "at δ",
+        "computed again",
+        "Opacus PRV",
+        "",
+    ):
+        table.add_column(name, justify="left" if name in ("run", "site", "mechanism", "protects", "") else "right")
+    for one, other in rows:
+        terms = one.terms
+        table.add_row(
+            plain(one.run),
+            plain(one.site),
+            terms.mechanism,
+            f"{terms.unit}, {terms.adjacency}",
+            f"{one.spending.releases} of {terms.releases}",
+            f"{one.stated:g}",
+            f"{one.delta:.3g}",
+            f"{one.recomputed:g}",
+            "" if other is None else f"{other:.3f}",
+            "agrees" if one.agrees else "DOES NOT AGREE",
+        )
+    console().print(table)
+    typer.echo(
+        "Not covered: whether the noise was drawn as said, and whether each site's ledger held. Both are the site's word."
+    )
+    if faults:
+        typer.echo(f"{faults} leaves did not hold and were left out: `counterseal audit verify` says which.")
