@@ -60,7 +60,7 @@ def ridge() -> Problem:
     def gradient(site: str) -> Callable[[Any], Float64]:
         return lambda z: np.asarray(hessians[site] @ z - linear[site])
 
-    return Problem({one: gradient(one) for one in WEIGHTS}, optimum, _greatest(hessians))
+    return Problem({one: gradient(one) for one in WEIGHTS}, np.asarray(optimum, np.float64), _greatest(hessians))
 
 
 def logistic() -> Problem:
@@ -90,7 +90,7 @@ def logistic() -> Problem:
 
 
 def _greatest(hessians: dict[str, Any]) -> float:
-    return max(objective_scale(WEIGHTS, one) * np.linalg.eigvalsh(found)[-1] for one, found in hessians.items())
+    return max(objective_scale(WEIGHTS, one) * float(np.linalg.eigvalsh(found)[-1]) for one, found in hessians.items())
 
 
 PROBLEMS = {"ridge": ridge(), "logistic": logistic()}
@@ -193,7 +193,7 @@ def test_who_joins_late_is_counted_fully_and_who_never_comes_not_at_all(rule: st
     data = {one: found for one, found in sites_data(0).items() if one != "e"}
     total = sum(WEIGHTS[one] * (x.T @ x / len(x) + DECAY * np.eye(10)) for one, (x, _) in data.items())
     others = np.linalg.solve(total, sum(WEIGHTS[one] * (x.T @ y / len(x)) for one, (x, y) in data.items()))
-    again = Problem(whole.gradients, others, whole.curvature)
+    again = Problem(whole.gradients, np.asarray(others, np.float64), whole.curvature)
     assert play(rule, again, 150, rho=0.25, zeta=0.5, steps=5, present=lambda _, one: one != "e") < 1e-5
 
 

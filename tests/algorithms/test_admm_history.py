@@ -108,7 +108,7 @@ class World:
                 self.sites[one] = fresh
         if restarted[0]:
             old = self.server
-            self.server = Server(old.rule, dict(reversed(old.weights.items())), old.model.copy())
+            self.server = Server(old.rule, dict(reversed(list(old.weights.items()))), old.model.copy())
             self.server.theirs = {one: Kept.load(item.dump()) for one, item in old.theirs.items()}
 
     def compare(self, before: dict[str, Any], counted: set[str]) -> None:

@@ -90,12 +90,13 @@ def test_solvers_and_steps_that_cannot_be(name: str) -> None:
         with pytest.raises(error):
             rule.solver(parent, other, rho=rho, scale=scale)  # type: ignore[arg-type]
     solver = rule.solver({"x": w}, {"x": dual}, rho=2.0, scale=1.0)
-    for tensor, values, gradient in (
+    wrong: list[tuple[str, Any, Any]] = [
         ("y", w.copy(), w),
         ("x", w[:2].copy(), w),
         ("x", w.copy(), w.astype(np.float64)),
         ("x", np.zeros((1, 3), np.float32), w),
-    ):
+    ]
+    for tensor, values, gradient in wrong:
         with pytest.raises(ShapeError):
             solver.step(tensor, values, gradient)
 
