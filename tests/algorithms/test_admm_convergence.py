@@ -8,8 +8,11 @@ method, in float64). Sites draw their own inputs *and* their own ground truth, s
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -220,3 +223,20 @@ def test_the_optimum_is_a_fixed_point(rule: str) -> None:
     nobody = {"a": {name: np.zeros(10, np.float32) for name in made.planes}}
     server.commit(nobody)
     assert problem.distance(server.model) < 1e-6
+
+
+def test_the_example_prints_what_it_says(tmp_path: Path) -> None:
+    folder = Path(__file__).parents[2] / "examples" / "admm_convergence"
+    command = [sys.executable, str(folder / "convergence.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "plot.png").stat().st_size > 10_000 and (tmp_path / "results.txt").read_text() == done.stdout
+    shown, now = (_last_column(text) for text in ((folder / "results.txt").read_text(), done.stdout))
+    assert len(shown) == 12 and shown.keys() == now.keys()
+    for name, value in now.items():  # another BLAS rounds otherwise
+        assert value == pytest.approx(shown[name], rel=0.1, abs=1e-6), name
+
+
+def _last_column(text: str) -> dict[str, float]:
+    rows = [line for line in text.splitlines() if line.startswith(("FedAvg", "IIADMM", "ICEADMM"))]
+    return {line[:52].strip(): float(line.split()[-1]) for line in rows}
