@@ -97,7 +97,13 @@ def test_rows_on_the_rim_are_hardly_ever_truncated(
 ) -> None:
     passed: list[bool] = []
     within = Grid._within
-    monkeypatch.setattr(Grid, "_within", lambda self, whole: passed.extend(within(self, whole)) or within(self, whole))
+
+    def watched(self: Grid, whole: Rows) -> Rows:
+        found = within(self, whole)
+        passed.extend(found.tolist())
+        return found
+
+    monkeypatch.setattr(Grid, "_within", watched)
     for fineness in (None, max(16, math.isqrt(256 * dimensions - 1) + 1)):
         grid = Grid(1.0, dimensions, fineness, norm)
         row = {
@@ -272,7 +278,8 @@ def test_what_makes_no_grid_is_refused(numbers: tuple[float, int, int | None]) -
 
 def test_other_shapes_types_and_norms_are_refused() -> None:
     grid, stream = Grid(1.0, 4), Keystream(KEY)
-    for rows in (np.zeros((2, 3)), np.zeros(4), np.zeros((2, 4), np.int64), np.zeros((2, 4), np.float16)):
+    wrong: list[Rows] = [np.zeros((2, 3)), np.zeros(4), np.zeros((2, 4), np.int64), np.zeros((2, 4), np.float16)]
+    for rows in wrong:
         with pytest.raises(GridError, match="belongs"):
             grid.quantise(rows, stream)
         with pytest.raises(GridError, match="belongs"):

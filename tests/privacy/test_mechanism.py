@@ -71,7 +71,7 @@ def test_the_trust_model_goes_with_the_release() -> None:
     rows = np.ones((3, 5))
     here = Mechanism(STAGES, Local()).apply(rows, Keystream(KEY))
     there = Mechanism(STAGES, Central()).apply(rows, Keystream(KEY))
-    assert here.trust == Local() != there.trust == Central()
+    assert {Local(), Central()} == {here.trust, there.trust} and isinstance(here.trust, Local)
     assert np.array_equal(here.values, there.values)  # the same list, the same code, the same bits
     from counterseal.privacy import central, output
 

@@ -21,7 +21,7 @@ def delta(z: Any, centre: Any, kind: Any, clip_norm: float, multiplier: float) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("wild", [1e-3, 1.0, 1e9, 3e38])
+@pytest.mark.parametrize("wild", [1e-3, 1.0, 1e9, 5e37])
 def test_any_two_datasets_are_twice_the_bound_apart_at_most(kind: Any, wild: float) -> None:
     """The integers before noise, for results as far apart as floats go."""
     plan = mechanism(kind, 0.25, 1.0).plan(200)
