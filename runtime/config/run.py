@@ -36,6 +36,7 @@ __all__ = [
 _LIMIT = 32 * 1024
 
 _ADMM = ("iiadmm", "iceadmm")
+_PENALTY = ("rho", "zeta", "balance_mu", "balance_tau", "rho_min", "rho_max")
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Positive = Annotated[float, Field(gt=0)]
@@ -120,6 +121,10 @@ class AggregationConfig(Config):
     """ADMM: let a site's penalty follow its residuals once one is this many times the other (with `balance_tau`)."""
     balance_tau: Annotated[float, Field(gt=1)] | None = None
     """ADMM: the factor by which it follows."""
+    rho_min: Positive | None = None
+    """ADMM: the least that a penalty becomes when it follows; by default `rho`."""
+    rho_max: Positive | None = None
+    """ADMM: the most that a penalty becomes when it follows; by default 1024 times `rho`."""
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -130,8 +135,8 @@ class AggregationConfig(Config):
 
     @property
     def _admm(self) -> dict[str, float]:
-        named = {"rho": self.rho, "zeta": self.zeta, "balance_mu": self.balance_mu, "balance_tau": self.balance_tau}
-        return {name: value for name, value in named.items() if value is not None}
+        values = (getattr(self, name) for name in _PENALTY)
+        return {name: value for name, value in zip(_PENALTY, values, strict=True) if value is not None}
 
     @model_validator(mode="after")
     def _rule(self) -> AggregationConfig:
@@ -144,6 +149,8 @@ class AggregationConfig(Config):
             raise ValueError(f"{self.rule} needs rho, the penalty that every site begins with")
         if ("balance_mu" in given) != ("balance_tau" in given):
             raise ValueError("balance_mu and balance_tau are given together or not at all")
+        if "balance_mu" not in given and {"rho_min", "rho_max"} & set(given):
+            raise ValueError("rho_min and rho_max bound a penalty that follows: give balance_mu and balance_tau as well")
         try:
             make_rule(self.rule, self.parameters)
         except AlgorithmError as error:
