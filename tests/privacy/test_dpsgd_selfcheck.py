@@ -195,3 +195,23 @@ def test_gradients_of_records_do_not_stay_on_the_model() -> None:
 
 def _fail(_: torch.Tensor) -> torch.Tensor:
     raise ValueError("in the middle")
+
+
+def test_a_wrong_rule_behind_weights_of_zero_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a fresh LoRA adapter, whose second half is zero: every gradient before it is zero, right or wrong."""
+    from opacus.grad_sample import GradSampleHooks
+
+    right = GradSampleHooks.GRAD_SAMPLERS[nn.Embedding]
+
+    def wrong(*arguments: Any) -> dict[Any, torch.Tensor]:
+        return {parameter: found * 1.5 for parameter, found in right(*arguments).items()}
+
+    monkeypatch.setitem(GradSampleHooks.GRAD_SAMPLERS, nn.Embedding, wrong)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(8, 3))
+    nn.init.zeros_(model[2].weight)  # type: ignore[arg-type]
+    x = torch.randint(0, 7, (5, 2), generator=torch.Generator().manual_seed(1))
+    with pytest.raises(UnsupportedModelError, match="not the gradient of that record") as raised:
+        check_records(model, entropy(model), (x, records()[1]))
+    assert raised.value.where == "0.weight"
+    assert not model[2].weight.any()  # type: ignore[operator, union-attr]
