@@ -17,8 +17,9 @@ Guarantees:
 1. **One replay.** The server's `combine` and the site's `replay` are the same code over the same released values (d as
    clipped, noised and rounded to its dtype; a as committed). Whatever a site computed before its release cannot enter.
 2. **The pair changes by commits only.** Who is absent, late, rejected, or named in an aborted attempt keeps pair and penalty.
-3. **The fixed point is the optimum** of sum_p weight_p f_p, with full gradients, for any rho > 0, zeta >= 0, number J of
-   local steps, and unequal penalties: there z_p = w, l_p = -sign * c_p grad f_p(w), and the l_p sum to zero.
+3. **The fixed point is the optimum** of sum_p weight_p f_p over the members that keep taking part, with full gradients, for
+   any rho > 0, zeta >= 0, number J of local steps, and unequal penalties: there z_p = w, l_p = -sign * c_p grad f_p(w), and the
+   l_p sum to zero.
 4. **A member that was never heard counts with objective zero**: its pair is (w, 0) with the w of the round (for f = 0 the exact
    local step), so it slows the model and does not pull it towards version 0; at version 0 it is (w^0, 0), as everybody's.
 5. Coefficients are min(1, clip_norm / norm), the norm over all planes sent; weights are in the members' objectives (c_p) instead.
