@@ -45,7 +45,7 @@ def noisy_counts(
     """
     noise = _noise(contribution, noise_multiplier)
     for count in counts.values():
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= _MOST:
+        if type(count) is not int or not 0 <= count <= _MOST:
             # The number itself is not told: it is what the noise is there to hide.
             raise MechanismError("a count is not a whole number from 0 to 2^53", where="noisy counts")
     if not counts:

@@ -70,7 +70,7 @@ class _Event:
 
     def __post_init__(self) -> None:
         _require_stated(self.adjacency, self.unit)
-        if not (_LEAST <= self.noise_multiplier < math.inf and isinstance(self.steps, int) and self.steps >= 1):
+        if not (_LEAST <= self.noise_multiplier < math.inf and type(self.steps) is int and self.steps >= 1):
             raise AccountingError(
                 f"noise multiplier {self.noise_multiplier!r}, {self.steps!r} steps",
                 where="privacy event",

@@ -36,7 +36,7 @@ from .events import Event, LaplaceEvent
 
 __all__ = ["COLUMNS", "Cost", "ORDERS", "rdp_cost"]
 
-ORDERS: Final = (3, 4, 5, 8, 14, 22, 40, 80)
+ORDERS: Final = (3, 4, 5, 7, 10, 18, 36, 96)
 """The orders of every ledger. Changing them is a new format: docs/accounting.md says why these."""
 
 COLUMNS: Final = (*(f"renyi-{order}" for order in ORDERS), "pure", "tv")

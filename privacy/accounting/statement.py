@@ -1,11 +1,11 @@
 """The stated epsilon of a fixed sequence of events, by privacy loss distributions, rounded so that it is an upper bound.
 
 A run reserves its whole sequence before the first release: sampling rate, noise, clipping bound, steps. For such a sequence
-the composition of dominating pairs is exact (Zhu, Dong, Wang 2022, theorem 10), even if each step looks at those before;
+the composition of dominating pairs is exact (Zhu, Dong, Wang 2022), even if each step looks at those before;
 to stop early is a post-processing of not stopping. dp_accounting computes it on a grid of losses, rounded pessimistically
 (connect-the-dots: Doroshenko et al. 2022). The pairs are dominating:
 
-- **add-remove, Poisson**: (1-q) N(0) + q N(1) against N(0), in both directions (Zhu, Dong, Wang 2022, theorem 11).
+- **add-remove, Poisson**: (1-q) N(0) + q N(1) against N(0), in both directions (Zhu, Dong, Wang 2022).
 - **replace-one, Poisson**: (1-q) N(0) + q N(-1) against (1-q) N(0) + q N(1). By joint convexity the divergence is q times
   one of N_g against a mixture of N_0 and N_g', that is the mean of a convex function of a sum of two log-normal ratios,
   whose log-deviations are |g| <= 1 and |g' - g| <= 2. Such a mean grows with the deviations and is greatest if the two move
@@ -173,7 +173,7 @@ def _conversion(order: int, delta: float) -> float:
 def _with_sampler(epsilon: float, delta: float, tv: float) -> float:
     if tv == 0:
         return delta
-    return min(1.0, up(delta + (1 + math.exp(min(epsilon, 700.0))) * tv, 6))
+    return min(1.0, up((delta + (1 + math.exp(min(epsilon, 700.0))) * tv) * (1 + 2.0**-40), 6))
 
 
 def _words(events: Sequence[Event]) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def delta_of_two(pair: Pair, epsilon: float) -> float:
     x, p, q = pair
     scale, cell = math.exp(epsilon), (x[1] - x[0]) ** 2
     both_p, both_q = np.outer(p, p), np.outer(q, q)
-    return max(float(np.maximum(a - scale * b, 0).sum()) * cell for a, b in ((both_p, both_q), (both_q, both_p)))
+    return max(float(np.maximum(a - scale * b, 0).sum() * cell) for a, b in ((both_p, both_q), (both_q, both_p)))
 
 
 def renyi_of(pair: Pair, order: float) -> float:
@@ -58,7 +58,8 @@ def renyi_of(pair: Pair, order: float) -> float:
     with np.errstate(divide="ignore"):
         p, q = np.log(p), np.log(q)
     return max(
-        math.log(integrate.trapezoid(np.exp(order * a + (1 - order) * b), x)) / (order - 1) for a, b in ((p, q), (q, p))
+        float(np.log(integrate.trapezoid(np.exp(order * a + (1 - order) * b), x))) / (order - 1)
+        for a, b in ((p, q), (q, p))
     )
 
 

@@ -241,6 +241,20 @@ def test_the_samplers_errors_may_use_a_hundredth_of_delta() -> None:
     assert cap.allows(rdp_cost(gaussian(10.0, tv=1e7 * 1e6 * 2.0**-100)))
 
 
+def test_each_order_has_its_share_of_delta() -> None:
+    """One order's budget, by the formula, with delta less the sampler's hundredth split over eight."""
+    cap = Filter(2.0, 1e-5)
+    share = 0.99 * 1e-5 / 8
+    for k, a in enumerate(ORDERS):
+        budget = 2.0 - math.log((a - 1) / a) + (math.log(share) + math.log(a)) / (a - 1)
+        if budget <= 0:
+            continue
+        for part, allowed in ((1 - 1e-9, True), (1 + 1e-9, False)):
+            row = [UNBOUNDED] * (len(ORDERS) + 1) + [0.0]
+            row[k] = budget * part
+            assert cap.allows(Cost(tuple(row))) is allowed
+
+
 def test_an_empty_filter_is_empty() -> None:
     assert Filter(1.0, 1e-5).epsilon_of(Cost()) == 0.0 and Filter(1.0, 1e-5).allows(Cost())
 
