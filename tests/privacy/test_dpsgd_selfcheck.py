@@ -214,4 +214,4 @@ def test_a_wrong_rule_behind_weights_of_zero_is_found(monkeypatch: pytest.Monkey
     with pytest.raises(UnsupportedModelError, match="not the gradient of that record") as raised:
         check_records(model, entropy(model), (x, records()[1]))
     assert raised.value.where == "0.weight"
-    assert not model[2].weight.any()  # type: ignore[operator, union-attr]
+    assert not model[2].weight.any()  # type: ignore[operator]
