@@ -45,7 +45,9 @@ class Balance:
     @property
     def remaining(self) -> float:
         """The cap less what is reserved, at least 0."""
-        return 0.0 if self.lost else max(0.0, math.nextafter(self.cap - self.reserved, -math.inf))
+        if self.lost or not self.reserved:
+            return 0.0 if self.lost else self.cap
+        return max(0.0, math.nextafter(self.cap - self.reserved, -math.inf))
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ from .entry import FIRST, Entry, Kind
 from .orders import Outcome, RunKey, RunOrder, TicketOrder
 from .table import Table, Transaction
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "read_entries"]
 
 Clock = Callable[[], float]
 
@@ -293,6 +293,18 @@ class Ledger:
         self._probe("ledger.anchor.write")
         anchor.advance(mark, before)
         self._probe("ledger.anchor.done")
+
+
+def read_entries(path: Path) -> list[Entry]:
+    """Return every entry of the file at ``path``, verified as a chain. No anchor is asked: it may be an old copy.
+
+    Raises:
+        LedgerDamagedError: the chain does not hold.
+    """
+    with Table(path).held() as transaction:
+        entries = list(transaction.after(0))
+    Book.of(entries)
+    return entries
 
 
 def rolled_back(mark: Mark, seen: Mark | None, where: str, place: str) -> RollbackError:

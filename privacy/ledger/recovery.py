@@ -85,12 +85,12 @@ def adopt_anchor(
     """Bind the ledger at ``path`` to ``anchor``, a place that was never used.
 
     Raises:
-        AnchorError: the anchor is in use.
+        LedgerError: the anchor is in use.
     """
     with Table(path, patience=patience, probe=probe).held() as transaction:
         book = Book.of(transaction.after(0))
         if anchor.read() is not None:
-            raise AnchorError(
+            raise LedgerError(
                 "this anchor is in use", where=anchor.place, remedy="Bind a ledger to a place that was never used."
             )
         counter, previous = book.next()

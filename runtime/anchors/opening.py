@@ -4,14 +4,34 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from ...durable import Probe, silent
 from ...privacy.ledger.anchor import Anchor
 from ...privacy.ledger.ledger import Ledger
 from ...privacy.ledger.path_anchor import PathAnchor
-from ..config.ledger import LedgerConfig, PathAnchorConfig, S3AnchorConfig
+from ..config import load_site
+from ..config.document import Source, read_model, read_text
+from ..config.ledger import LedgerConfig, LedgerFileConfig, PathAnchorConfig, S3AnchorConfig
+from ..errors import ConfigError
 
-__all__ = ["open_anchor", "open_ledger"]
+__all__ = ["load_ledger", "open_anchor", "open_ledger"]
+
+
+def load_ledger(path: Path) -> LedgerConfig:
+    """Return the ledger that a site's configuration names, or a YAML file with a ``ledger:`` block and nothing else.
+
+    Raises:
+        ConfigError: with file and line of every problem, or the site has no ledger.
+    """
+    text = read_text(path)
+    value = Source(text, str(path)).value
+    if isinstance(value, dict) and "identity" not in value:
+        return read_model(LedgerFileConfig, text, file=str(path), folder=path.absolute().parent).ledger
+    site = load_site(path)
+    if site.privacy is None:
+        raise ConfigError("this site has no ledger", where=str(path), remedy="Name one under `privacy: ledger:`.")
+    return site.privacy.ledger
 
 
 def open_ledger(

@@ -16,7 +16,7 @@ from .output import exit_code, show_error, show_logging, system_error, wants_jso
 
 __all__ = ["app", "run"]
 
-_GROUPS = ("demo", "keys", "charter", "server", "site", "audit", "blob", "policy", "config", "plugin")
+_GROUPS = ("demo", "keys", "charter", "server", "site", "audit", "blob", "ledger", "policy", "config", "plugin")
 
 
 class _Root(TyperGroup):

@@ -37,7 +37,16 @@ __all__ = [
 ]
 
 _UNAVAILABLE = frozenset(
-    {"journal", "log_busy", "store_unavailable", "store_setup", "transport", "environment", "policy_engine"}
+    {
+        "journal",
+        "log_busy",
+        "store_unavailable",
+        "store_setup",
+        "transport",
+        "environment",
+        "policy_engine",
+        "ledger_anchor",
+    }
 )
 _QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*")
 
@@ -94,6 +103,7 @@ def _missing(module: str) -> CountersealError | None:
         "sklearn": "demo",
         "pkcs11": "pkcs11",
         "jinja2": "report",
+        "matplotlib": "report",
     }
     extra = extras.get(module.partition(".")[0])
     if extra is None:

@@ -8,7 +8,14 @@ from pydantic import Field, model_validator
 
 from .parts import Config, ConfigPath, S3StoreConfig
 
-__all__ = ["AnchorConfig", "LedgerConfig", "PathAnchorConfig", "Pkcs11AnchorConfig", "S3AnchorConfig"]
+__all__ = [
+    "AnchorConfig",
+    "LedgerConfig",
+    "LedgerFileConfig",
+    "PathAnchorConfig",
+    "Pkcs11AnchorConfig",
+    "S3AnchorConfig",
+]
 
 
 class PathAnchorConfig(Config):
@@ -60,3 +67,10 @@ class LedgerConfig(Config):
         if isinstance(self.anchor, PathAnchorConfig) and self.anchor.path.parent == self.path.parent:
             raise ValueError("the anchor must not lie beside the ledger: a restored folder would bring both back")
         return self
+
+
+class LedgerFileConfig(Config):
+    """A file that names a ledger and nothing else, for the officer who keeps it."""
+
+    ledger: LedgerConfig
+    """The ledger."""

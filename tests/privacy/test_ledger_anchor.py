@@ -141,7 +141,7 @@ def test_an_emptied_anchor_is_refused_until_the_officer_binds_a_new_one(place: P
     adopt_anchor(place.path, place.anchor, note="the stick was lost; checked against the paper log")
     ledger = place.open(place.anchor)
     assert drawn(ledger) == 1 and ledger.export()[-1].body["note"].startswith("the stick")
-    with pytest.raises(AnchorError, match="in use"):
+    with pytest.raises(LedgerError, match="in use"):
         adopt_anchor(place.path, place.anchor, note="again")
 
 

@@ -215,7 +215,7 @@ def test_the_file_is_private_and_keeps_its_journal_mode(ledger: Ledger, place: P
 
 
 def test_it_is_synced_as_said(ledger: Ledger, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
+    seen: list[str] = []
     connect = sqlite3.connect
 
     def watched(*arguments: object, **options: object) -> sqlite3.Connection:

@@ -62,8 +62,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def counted(self, name: str) -> int:
         run = self.runs[name]
-        drawn = sum(one["run"] == name and one["outcome"] != "not_started" for one in self.tickets.values())
-        return drawn if run["closed"] else run["releases"]
+        return self.drawn(name) if run["closed"] else int(run["releases"])
 
     def drawn(self, name: str) -> int:
         return sum(one["run"] == name and one["outcome"] != "not_started" for one in self.tickets.values())

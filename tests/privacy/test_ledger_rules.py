@@ -221,7 +221,7 @@ def test_a_raised_cap_counts_from_the_next_reservation_on(ledger: Ledger) -> Non
     with pytest.raises(BudgetError):
         ledger.reserve_run(order(releases=1000))
     cap(ledger, 100.0, note="decision 12 of the board")
-    assert ledger.reserve_run(order(releases=1000))
+    assert ledger.reserve_run(order(releases=1000)).body["releases"] == 1000
     assert ledger.export()[3].body["note"] == "decision 12 of the board"
 
 

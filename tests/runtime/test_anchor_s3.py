@@ -159,9 +159,14 @@ def test_many_marks_are_read_from_where_they_were(
         mark = Mark("a" * 64, number, f"{number:064x}")
         one.advance(mark, previous)
         previous = mark
-    seen = []
+    seen: list[Any] = []
     listed = one._s3.list_object_versions
-    monkeypatch.setattr(one._s3, "list_object_versions", lambda **named: seen.append(listed(**named)) or seen[-1])
+
+    def watched(**named: Any) -> Any:
+        seen.append(listed(**named))
+        return seen[-1]
+
+    monkeypatch.setattr(one._s3, "list_object_versions", watched)
     assert one.read() == previous
     assert [len(page["Versions"]) for page in seen] == [1, 1]
     monkeypatch.undo()
