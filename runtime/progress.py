@@ -44,6 +44,8 @@ class SiteDone:
     bytes: int = 0
     seconds: float = 0.0
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    epsilon: float | None = None
+    """What the site states for its releases of this run so far, where it has privacy terms."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,12 +33,7 @@ def claims(result: DemoResult) -> tuple[Claim, ...]:
         _membership(result),
         _screening(result),
         *_metrics(result),
-        Claim(
-            "Privacy of the records",
-            "NOT COVERED",
-            "This run used no differential privacy and claims no epsilon. Updates and metrics were released exactly as "
-            "computed and can say something about single records.",
-        ),
+        *_privacy(result),
         Claim(
             "Against the server's operator",
             "NOT COVERED",
@@ -75,7 +70,8 @@ def _sealing(result: DemoResult) -> Claim:
 def _metrics(result: DemoResult) -> tuple[Claim, ...]:
     found = result.sealed.metrics
     because = (
-        f"{found} answers of sites carry their loss and accuracy, sealed to the server's key of this run and committed to in the "
+        f"{found} answers of sites carry their loss and accuracy, sealed to the server's key of this run and committed to "
+        f"in the "
         "log. The server reads them exactly as computed."
     )
     return (Claim("Metrics are ciphertext for store and transport", "yes", because),) if found else ()
@@ -116,6 +112,41 @@ def _membership(result: DemoResult) -> Claim:
         "yes" if _passed(result, "12") else "NO",
         "Asked when a ticket is sent, when its update is admitted and when the aggregate is committed. The answers come from "
         "a roster file, which stands in for a Globus group: who can write that file decides who is in.",
+    )
+
+
+def _privacy(result: DemoResult) -> tuple[Claim, ...]:
+    terms, found = result.terms, result.accounts
+    if terms is None:
+        because = (
+            "This run used no differential privacy and claims no epsilon. Updates and metrics were released exactly as "
+            "computed and can "
+            "say something about single records."
+        )
+        return (Claim("Privacy of the records", "NOT COVERED", because),)
+    what = "the site's data as a whole" if terms.unit == "site" else f"each {terms.unit}"
+    good = bool(found) and all(one.agrees for one in found)
+    most = max((one.stated for one in found), default=0.0)
+    stated = (
+        f"{terms.mechanism}, noise added by each site itself: epsilon at most {most:g} at delta {terms.delta:g} "
+        f"({terms.adjacency}) for all that it released in this run, computed again from the log. "
+        "The comparisons with sites alone and centralised training are unprotected, and left nobody's hands here."
+    )
+    return (
+        Claim(f"Differential privacy of {what}", "yes" if good else "NO", stated),
+        Claim(
+            "A ledger of what was spent",
+            "yes",
+            "Every site debited its ledger before each release, over all its runs, and moved the ledger's head to an "
+            "anchor. Here ledger "
+            "and anchor lie on one disk: who restores that disk as a whole restores both.",
+        ),
+        Claim(
+            "That the noise was drawn",
+            "NOT COVERED",
+            "It is each site's word, under its signature. A site that lied would harm its own people's privacy, not the "
+            "others'.",
+        ),
     )
 
 

@@ -39,6 +39,7 @@ def document(result: DemoResult, report: Path, counts: Mapping[str, tuple[int, .
             "bytes": result.sealed.bytes,
             "metrics": result.sealed.metrics,
         },
+        "privacy": _privacy(result),
         "log": _log(result),
         "verification": {
             "passed": result.findings.passed,
@@ -60,6 +61,27 @@ def document(result: DemoResult, report: Path, counts: Mapping[str, tuple[int, .
 
 def _partition(counts: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     return {"from": "this demonstration's own partitioner", "examples_by_class": dict(counts)}
+
+
+def _privacy(result: DemoResult) -> dict[str, Any] | None:
+    terms = result.terms
+    if terms is None:
+        return None
+    return {
+        "terms": terms.model_dump(mode="json"),
+        "noise_added_by": "each site",
+        "comparisons": "unprotected",
+        "sites": {
+            one.site: {
+                "epsilon": one.stated,
+                "delta": one.delta,
+                "releases": one.spending.releases,
+                "recomputed": one.recomputed,
+                "agrees": one.agrees,
+            }
+            for one in result.accounts
+        },
+    }
 
 
 def _accuracy(result: DemoResult) -> dict[str, Any]:

@@ -28,12 +28,15 @@ from typing import Any
 
 import numpy as np
 
-from ...audit.checks.evidence import Trust
+from ...audit.checks.evidence import Trust, gather
 from ...audit.checks.findings import Findings
+from ...audit.checks.leaf_checks import read_events
 from ...audit.checks.source import FolderSource
 from ...audit.verify import verify
 from ...durable import create_file, make_folder, replace_file
 from ...trust.canonical import canonical
+from ...trust.terms import PrivacyTerms
+from ..accounts import Account, accounts
 from ..api import run_federation
 from ..assembly import site_command
 from ..config import ConfigError, LoaderConfig, S3StoreConfig, load_server
@@ -119,11 +122,20 @@ class DemoResult:
     sealed: Sealed
     findings: Findings
     seconds: float
+    accounts: tuple[Account, ...] = ()
+    """What each site stated that its releases cost, and what that comes to when it is computed again from the log."""
 
     @property
     def good(self) -> bool:
-        """Whether the run completed and the verifier found no fault."""
-        return self.run.outcome == "completed" and self.findings.passed
+        """Whether the run completed, the verifier found no fault, and every stated epsilon is what the terms come to."""
+        agree = all(one.agrees for one in self.accounts)
+        return self.run.outcome == "completed" and self.findings.passed and agree
+
+    @property
+    def terms(self) -> PrivacyTerms | None:
+        """The privacy terms of the run, if it has any."""
+        privacy = load_server(self.founded.server_config).run_config.privacy
+        return None if privacy is None else privacy.terms
 
     @property
     def clip(self) -> float:
@@ -190,6 +202,7 @@ def play(
         sealed,
         findings,
         seconds,
+        recount(founded) if settings.privacy else (),
     )
 
 
@@ -350,3 +363,10 @@ def check_log(founded: Founded) -> Findings:
     home = next(iter(founded.site_configs.values())).parent
     charter = read_charter_folder(home / "charter", now=int(time.time()))
     return verify(FolderSource(load_server(founded.server_config).log), Trust(charter))
+
+
+def recount(founded: Founded) -> tuple[Account, ...]:
+    """Compute every site's epsilon again, from the server's log alone."""
+    source = FolderSource(load_server(founded.server_config).log)
+    reading = read_events(gather(source, Trust(founded.charter)))
+    return accounts((one.index, one.event) for one in reading.events)

@@ -26,11 +26,14 @@ from ...audit.events import Event, peek_event
 from ...audit.show import Row, timeline
 from ...trust.charter.signing import fingerprint
 from ...trust.errors import TrustError
+from ...trust.terms import PrivacyTerms
+from ..accounts import Account
 from ..errors import ConfigError
 from .baselines import CENTRALISED
 from .coverage import Claim, claims
 from .figures import Series, curves_svg
 from .play import DemoResult
+from .privacy import Answer, answers
 
 __all__ = ["Chapter", "ReportData", "render", "report_data"]
 
@@ -63,6 +66,20 @@ class ReportData:
     """FAIL if any obligation failed, else UNDECIDED if any is, else PASS; what nobody checked is in the rows."""
     hidden: int
     """Leaves that this reader's timeline leaves out."""
+    terms: PrivacyTerms | None = None
+    accounts: tuple[Account, ...] = ()
+    """What the reader may see of what the sites stated: its own row, or all."""
+    answers: tuple[Answer, ...] = ()
+
+    @property
+    def epsilon(self) -> float:
+        """The largest epsilon that a site stated."""
+        return max((one.stated for one in self.result.accounts), default=0.0)
+
+    @property
+    def agrees(self) -> bool:
+        """Whether every stated epsilon is what the terms come to."""
+        return all(one.agrees for one in self.result.accounts)
 
 
 def report_data(result: DemoResult, *, for_site: str | None = None) -> ReportData:
@@ -91,6 +108,9 @@ def report_data(result: DemoResult, *, for_site: str | None = None) -> ReportDat
         keys=_keys(result),
         verdict=_verdict(result),
         hidden=hidden,
+        terms=result.terms,
+        accounts=tuple(one for one in result.accounts if for_site in (None, one.site)),
+        answers=() if result.terms is None else answers(result.terms, result.accounts),
     )
 
 

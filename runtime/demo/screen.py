@@ -89,7 +89,7 @@ class Screen:
     def finish(self, result: DemoResult, report: Path) -> None:
         """Show how the demonstration ended."""
         self._bar.stop()
-        self._print(_accuracy(result), _evidence(result), _claims(result), _places(result, report))
+        self._print(_accuracy(result), *_spent(result), _evidence(result), _claims(result), _places(result, report))
 
     def _print(self, *what: RenderableType) -> None:
         for one in what:
@@ -146,7 +146,9 @@ def _round(event: RoundDone) -> Group:
             f"federated model on the central test split: loss {measured['loss']:.3f}, "
             f"accuracy {measured['accuracy']:.1%}; {caption}"
         )
-    table = _table("site", "update norm", "verdict", "seconds", "bytes", "loss", "accuracy")
+    private = any(one.epsilon is not None for one in event.sites)
+    last = ("epsilon so far",) if private else ("loss", "accuracy")
+    table = _table("site", "update norm", "verdict", "seconds", "bytes", *last)
     for one in event.sites:
         verdict = one.verdict + "".join(f" {code}" for code in (*one.reasons, *one.flags))
         table.add_row(
@@ -155,9 +157,30 @@ def _round(event: RoundDone) -> Group:
             Text(verdict, style=_STYLES.get(one.verdict, "")),
             f"{one.seconds:.1f}",
             f"{one.bytes:,}",
-            *_measured(one.metrics),
+            *((_epsilon(one.epsilon),) if private else _measured(one.metrics)),
         )
     return _titled(head, table, caption)
+
+
+def _epsilon(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _spent(result: DemoResult) -> tuple[RenderableType, ...]:
+    """Return what each site's releases cost, as stated and as computed again from the log."""
+    terms = result.terms
+    if terms is None:
+        return ()
+    table = _table("site", "mechanism", "protects", "releases", "epsilon", "delta", "computed again")
+    for one in result.accounts:
+        protects = (
+            "its data as a whole" if one.terms.unit == "site" else f"one {one.terms.unit} ({one.terms.adjacency})"
+        )
+        again = Text(f"{one.recomputed:g}", style="green" if one.agrees else "bold red")
+        released = f"{one.spending.releases} of {one.terms.releases}"
+        table.add_row(one.site, one.terms.mechanism, protects, released, f"{one.stated:g}", f"{one.delta:.3g}", again)
+    caption = "Stated by the sites in signed receipts; computed again from the terms in the log (`counterseal audit privacy`)."
+    return (_titled("What each site's releases can say, at most", table, caption),)
 
 
 def _measured(metrics: Mapping[str, Any]) -> tuple[str, str]:
@@ -173,6 +196,7 @@ def _accuracy(result: DemoResult) -> Group:
     table.add_row(Text("federated", style="bold"), Text(f"{accuracy:.1%}", style="bold"), f"{loss:.3f}")
     for name, curve in result.curves.items():
         label = name if name == CENTRALISED else f"{name} alone"
+        label += " (unprotected)" if result.settings.privacy else ""
         table.add_row(label, f"{curve.accuracy[-1]:.1%}", f"{curve.loss[-1]:.3f}")
     caption = "Alone and centralised: computed by this demonstration, same trainer, as many passes over the data.\n"
     title = f"On the central test split of {result.tests:,} examples, which no site has"

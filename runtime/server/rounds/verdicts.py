@@ -157,6 +157,7 @@ class Verdicts:
             bytes=0 if found is None else found.length,
             seconds=desk.seconds.get(site, 0.0),
             metrics={} if filed is None else filed.metrics,
+            epsilon=None if filed is None or filed.receipt.spending is None else filed.receipt.spending.epsilon,
             **more,
         )
         self._office.observe(desk.done[site])
