@@ -96,7 +96,7 @@ DemoEvent = DataReady | Comparing | Progress
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """What lies in the store: sealed models and updates with the bytes of their ciphertexts, and sealed metrics."""
+    """What lies in the store: sealed models and updates, the bytes of all ciphertexts (a rule's state too), sealed metrics."""
 
     suite: str
     models: int
@@ -354,8 +354,9 @@ def _sealed(store: ObjectStore, run: str, suite: str) -> Sealed:
     sealed = [key for key in keys if key.endswith("/payload")]
     answers = [read_answer(store.get(key, limit=ANSWER_BYTES)) for key in keys if key.endswith("/answer")]
     models = sum(key.startswith(f"runs/{run}/versions/") for key in sealed)
+    updates = sum(key.startswith(f"runs/{run}/updates/") for key in sealed)
     stored = sum(store.length(key) or 0 for key in sealed)
-    return Sealed(suite, models, len(sealed) - models, stored, sum(bool(answer.metrics) for answer in answers))
+    return Sealed(suite, models, updates, stored, sum(bool(answer.metrics) for answer in answers))
 
 
 def check_log(founded: Founded) -> Findings:
