@@ -201,6 +201,14 @@ def test_totals_are_exact_in_any_order() -> None:
     assert grid.total(np.empty((0, 50), dtype=np.int64)).tolist() == [0] * 50 == grid.total().tolist()
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_sums_of_the_longest_rows_are_exact(norm: Norm) -> None:
+    grid = Grid(1.0, 3, FINEST, norm)
+    rows = np.random.default_rng(8).normal(size=(70_000, 3)) + np.array([30.0, 0.0, -7.0])  # more than three blocks
+    exact = [sum(column) for column in grid.quantise(rows, Keystream(KEY)).T.tolist()]
+    assert grid.summed(rows, Keystream(KEY)).tolist() == exact and max(exact) > 2**41
+
+
 @pytest.mark.parametrize(
     "parts",
     [

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from counterseal.privacy.errors import NoiseError
 from counterseal.privacy.noise import Bernoulli, DiscreteGaussian, Keystream
 from counterseal.privacy.noise import keystream as module
+from counterseal.privacy.noise.keystream import Words
 
 # NIST SP 800-38A, F.5.5: CTR-AES256.Encrypt
 NIST_KEY = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
@@ -170,6 +172,18 @@ def test_the_mask_compares_words_with_the_threshold(rate: float) -> None:
     assert mask.tolist() == [word < Bernoulli(rate).threshold for word in words.tolist()]
     assert stream.words(1)[0] == Keystream(NIST_KEY).words(100_001)[-1]  # it takes as much for every rate
     assert abs(mask.mean() - rate) < 5.4 * (rate * (1 - rate) / 100_000) ** 0.5 + 1e-12
+
+
+def test_the_word_at_the_threshold_is_a_no() -> None:
+    mask = Bernoulli(0.3)
+    below, at = np.uint64(mask.threshold - 1), np.uint64(mask.threshold)
+
+    class Stream:
+        def words(self, count: int) -> Words:
+            return np.array([below, at, below, at], dtype=np.uint64)
+
+    stream: Any = Stream()
+    assert mask.mask(4, stream).tolist() == [True, False, True, False]
 
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.0000001, float("nan")])
