@@ -4,10 +4,10 @@ A vector x is divided by gamma = C / K, rounded at random to integers and let th
 
 1. A row with a NaN or an infinity, or whose norm overflows float64, becomes zero: it still is one row.
 2. Clip, in float64: scaled down to a norm of at most R grid units, R a little below K (`target`).
-3. Randomised rounding, element by element: floor(x + u), u uniform on 2^-16 steps. Unbiased within 2^-16 of a unit, so that small
-   elements survive in the mean where truncation would lose them. Expected and actual norms grow: that is what R < K is for.
-4. The norm check, exact (below). A row that fails, once in 10^13 rows, is truncated towards zero instead and checked again; if it
-   failed again, which only broken arithmetic could cause, it would become zero.
+3. Randomised rounding, element by element: floor(x + u), u uniform on 2^-16 steps. Unbiased within 2^-16 of a unit, so that
+   small elements survive in the mean where truncation would lose them. It makes rows longer: that is what R < K is for.
+4. The norm check, exact (below). A row that fails, once in 10^13 rows, is truncated towards zero instead and checked again; if
+   it failed again, which only broken arithmetic could cause, it would become zero.
 
 **Why the sensitivity is K, whatever happens in 1 to 3.** Every row that leaves `quantise` was compared with K as integers. What
 a row becomes depends on that row and on its own random words only. Fix the words of all rows: two datasets that differ in one
@@ -26,9 +26,9 @@ float rows would let one record change the rounding of others'). `to_float` conv
 noisy integers alone, so post-processing, and what comes out has a support that depends on no data (Mironov 2012; Haney et al.
 2022, arXiv 2207.13793, on what float noise gives away).
 
-How fine: K >= 16 sqrt(d) makes R at least 0.999 K for L2 from K = 4096 on, and the rounding's own variance at most 1/4 beside
-noise of at least 16^2 (`noise.DiscreteGaussian`). In L1 rounding d small elements scatters the norm by sqrt(d) / 2, so the
-default is finer.
+How fine: with K >= 16 sqrt(d) and K >= 4096, R is at least 0.998 K for L2, and each row's rounding adds a variance of at most
+1/4 to noise of at least 16^2 (`noise.DiscreteGaussian`). In L1 rounding d small elements scatters the norm by sqrt(d) / 2, so
+the default is finer.
 
 Not handled here: the noise, what the unit is, and which adjacency asks for 2 K (`mechanism`, `accounting`).
 """
@@ -145,10 +145,7 @@ class Grid:
                 )
             if part.size:
                 reach += max(int(part.max()), -int(part.min())) * (len(part) if part.ndim == 2 else 1)
-        if reach >= 1 << 63:
-            raise GridError(
-                "a sum might not fit 64 bits", where="grid", remedy="Sum fewer rows, or choose a coarser grid."
-            )
+        _require_room(reach)
         total = np.zeros(self.dimensions, dtype=np.int64)
         for part in rows:
             total += part.sum(axis=0) if part.ndim == 2 else part
@@ -176,7 +173,8 @@ class Grid:
         step = max(1, _BLOCK // self.dimensions)
         for start in range(0, len(rows), step):
             with np.errstate(all="ignore"):
-                yield self._rounded(rows[start : start + step], stream)
+                block = self._rounded(rows[start : start + step], stream)
+            yield block
 
     def _rounded(self, rows: Real, stream: Keystream) -> Float64:
         """Return whole numbers float64[b, d] of norm at most `bound`."""
