@@ -4,7 +4,7 @@ Prints wall seconds and CPU seconds of every process per round (median of the ro
 cost on this machine in the same run: hashing and copying. Budget (docs/design.md, section 10): 1.6 CPU-s and 1.3 s on the
 directory store. A peer's figure is another program on another day; compare ratios, on a quiet machine.
 
-    python benchmarks/round.py [--mb 50] [--sites 4] [--rounds 6] [--store directory|s3]
+    python benchmarks/round.py [--mb 50] [--sites 4] [--rounds 6] [--store directory|s3] [--rule iiadmm|iceadmm]
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from counterseal.tests.federation import Clock, Federation, run_config
 
 
 class Nothing:
-    """A trainer that adds a constant: the round's own cost is what is left."""
+    """A trainer that adds a constant (or makes one step without a gradient): the round's own cost is what is left."""
 
     device = "cpu"
 
@@ -42,8 +42,10 @@ class Nothing:
     def initial_parameters(self, seed: int) -> dict[str, Any]:
         return {}  # the parameters of version 0 are made below
 
-    def train(self, parameters: Any, *, seed: int, round_number: int) -> TrainingResult:
+    def train(self, parameters: Any, *, seed: int, round_number: int, solver: Any = None) -> TrainingResult:
         after = {name: array + self._step for name, array in parameters.items()}
+        for name, array in after.items() if solver is not None else ():
+            solver.step(name, array.reshape(-1), np.zeros(array.size, np.float32))
         return TrainingResult(after, {}, 1, "cpu", 0.0)
 
     def evaluate(self, parameters: Any, split: str = "test") -> dict[str, float]:
@@ -97,7 +99,7 @@ def machine(size: int) -> tuple[float, float]:
     return size / hashed / 1e9, size / (time.process_time() - started) / 1e9
 
 
-def play(folder: Path, sites: int, megabytes: int, rounds: int, store: str) -> None:
+def play(folder: Path, sites: int, megabytes: int, rounds: int, store: str, rule: str) -> None:
     """Run the rounds and print the table."""
     generator = np.random.default_rng(1)
     count = megabytes * 1_000_000 // 40
@@ -108,7 +110,7 @@ def play(folder: Path, sites: int, megabytes: int, rounds: int, store: str) -> N
         round_seconds=60,
         minimum_sites=sites,
         evaluation=EvaluationConfig(sites=False),
-        aggregation=AggregationConfig(rule="norm-clipped-fedavg", clip_norm=1e6),
+        aggregation=AggregationConfig(rule=rule, clip_norm=1e6, rho=1.0 if rule.endswith("admm") else None),
     )
     with ExitStack() as stack:
         ends = stores(stack, folder, store)
@@ -131,6 +133,7 @@ def play(folder: Path, sites: int, megabytes: int, rounds: int, store: str) -> N
         result = server.run(config, parameters)
         assert result.outcome == "completed", result.reason
         hashing, copying = machine(megabytes * 1_000_000)
+    print(rule)
     report(marks, sites, megabytes, store, hashing, copying)
 
 
@@ -172,9 +175,10 @@ def main() -> None:
     parser.add_argument("--sites", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--store", choices=("directory", "s3"), default="directory")
+    parser.add_argument("--rule", choices=("norm-clipped-fedavg", "iiadmm", "iceadmm"), default="norm-clipped-fedavg")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="counterseal-bench-") as folder:
-        play(Path(folder) / "federation", options.sites, options.mb, options.rounds, options.store)
+        play(Path(folder) / "federation", options.sites, options.mb, options.rounds, options.store, options.rule)
 
 
 if __name__ == "__main__":
