@@ -306,4 +306,4 @@ def test_the_screen_ends_with_what_was_found(finished: tuple[DemoResult, Path]) 
     )
     text = shown(result=bad)
     assert "UNWITNESSED" in text and "leaf 7: bad" in text and "aborted (no_quorum)" in text
-    assert "NO " in text and "15 FAIL" in text
+    assert "NO " in text and "16 FAIL" in text
