@@ -1,5 +1,7 @@
 """What a site remembers of an algorithm that has a half at the site (ADMM): its pair of dual and primal, and its penalty.
 
+The primal is kept only where penalties adapt: nothing else reads the one before.
+
     memory/<ticket>.pending   what this site released for a ticket, and the model it started from, until the log settles it
     memory/<ticket>.state     the pair after the commit that counted that ticket's update
     memory/<run>              (journal) which pair is current, its manifest, its penalty
@@ -73,8 +75,11 @@ def rule_of(run: RunStart) -> CohortRule | None:
 class Pair:
     """Dual and primal by tensor, flat float32, as both ends have them, and the penalty of the next round."""
 
+    ticket: str
+    """Whose update made it."""
     dual: Mapping[str, Float32]
-    primal: Mapping[str, Float32]
+    primal: Mapping[str, Float32] | None
+    """None where penalties do not adapt."""
     rho: float
 
 
@@ -171,6 +176,7 @@ class SiteMemory:
         self._keys = keys
         self._clock = clock
         self._probe = probe
+        self._fresh: Pair | None = None
         remove_drafts(self._folder)
         self._sweep()
 
@@ -225,6 +231,8 @@ class SiteMemory:
         rule, current = rule_of(run), self._journal.get(f"memory/{run.run}")
         if rule is None or current is None:
             return None
+        if self._fresh is not None and self._fresh.ticket == current.get("ticket"):
+            return self._fresh
         try:
             self.require(run)
             found = self._open(self._state_path(current["ticket"]), current, _state_schema(rule, schema), run.run)
@@ -233,11 +241,7 @@ class SiteMemory:
                 raise
             _log.error("the memory of run %s does not open: %s", run.run, error)
             raise self._lost(run.run) from error
-        planes = {
-            plane: {spec.name: found[f"{plane}/{spec.name}"].reshape(-1) for spec in schema.tensors}
-            for plane in rule.state_planes
-        }
-        return Pair(planes["dual"], planes["primal"], float_value(current["rho"]))
+        return _pair(rule, schema, found, current["ticket"], float_value(current["rho"]))
 
     # Settling
 
@@ -257,7 +261,7 @@ class SiteMemory:
         try:
             if pending is None or settlement.coefficient is None:
                 raise self._lost(run.run)
-            entry = self._replayed(run, rule, settlement.ticket, settlement.coefficient, pending)
+            entry, self._fresh = self._replayed(run, rule, settlement.ticket, settlement.coefficient, pending)
         except CountersealError as error:
             if getattr(error, "retryable", False):
                 raise
@@ -267,7 +271,7 @@ class SiteMemory:
 
     def _replayed(
         self, run: RunStart, rule: CohortRule, ticket: str, coefficient: float, pending: dict[str, Any]
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], Pair]:
         schema = Schema.from_json(pending["layout"])
         before = self.pair(run, schema)
         rho = rule.penalty if before is None else before.rho
@@ -280,12 +284,12 @@ class SiteMemory:
         path = self._state_path(ticket)
         manifest = self._seal(path, encode(made, after), made, run.run, pending["version"], ticket)
         (following,) = rule.adapt((rho,), tally)
-        return {
-            "ticket": ticket,
-            "version": pending["version"],
-            "manifest": manifest,
-            "rho": float_bits(following),
-        }
+        entry = {"ticket": ticket, "version": pending["version"], "manifest": manifest, "rho": float_bits(following)}
+        return entry, _pair(rule, schema, after, ticket, following)
+
+    def rest(self) -> None:
+        """Let go of what is in memory; the next round opens it again."""
+        self._fresh = None
 
     # Files
 
@@ -360,8 +364,21 @@ def _pending_schema(rule: CohortRule, schema: Schema) -> Schema:
     return Schema(tuple(sorted([*sent, *parent], key=lambda one: one.name)))
 
 
+def _kept(rule: CohortRule) -> tuple[str, ...]:
+    """Return the planes that a site keeps: `replay` reads the primal before for the tally alone."""
+    return tuple(plane for plane in rule.state_planes if plane != "primal" or rule.balanced)
+
+
+def _pair(rule: CohortRule, schema: Schema, found: Mapping[str, Array], ticket: str, rho: float) -> Pair:
+    planes = {
+        plane: {spec.name: found[f"{plane}/{spec.name}"].reshape(-1) for spec in schema.tensors}
+        for plane in _kept(rule)
+    }
+    return Pair(ticket, planes["dual"], planes.get("primal"), rho)
+
+
 def _state_schema(rule: CohortRule, schema: Schema) -> Schema:
-    rows = [spec for plane in rule.state_planes for spec in row_schema(plane, schema).tensors]
+    rows = [spec for plane in _kept(rule) for spec in row_schema(plane, schema).tensors]
     return Schema(tuple(sorted(rows, key=lambda spec: spec.name)))
 
 
@@ -379,12 +396,11 @@ def _replay(
     for spec in schema.tensors:
         planes = {plane: _wide(spec, sent[f"{plane}/{spec.name}"]) for plane in rule.planes}
         parent = _wide(spec, sent[f"parent/{spec.name}"])
-        old = (
-            rule.initial_state(parent)
-            if before is None
-            else {"dual": before.dual[spec.name], "primal": before.primal[spec.name]}
-        )
-        made = {name: np.empty(spec.size, np.float32) for name in rule.state_planes}
+        old = dict(rule.initial_state(parent))
+        if before is not None:
+            old |= {"dual": before.dual[spec.name]}
+            old |= {} if before.primal is None else {"primal": before.primal[spec.name]}
+        made = {name: np.empty(spec.size, np.float32) for name in _kept(rule)}
         for start in range(0, spec.size, _BLOCK):
             part = slice(start, min(start + _BLOCK, spec.size))
             new = rule.replay(
@@ -396,8 +412,8 @@ def _replay(
                 tally=tally,
                 workspace=room,
             )
-            for name, values in new.items():
-                np.copyto(made[name][part], values)
+            for name, values in made.items():
+                np.copyto(values[part], new[name])
         for name, values in made.items():
             yield f"{name}/{spec.name}", values.reshape(spec.shape)
 

@@ -190,6 +190,7 @@ class Site:
             self._memory.require(verified.run)
         self._state.accept(ticket, {"leaf": verified.run_leaf})
         self._receipt(verified, *self._work(verified, delivery, decision))
+        self._memory.rest()
         return self._deliver(ticket, delivery)
 
     def _open_ticket(self, raw: bytes) -> Signed[Ticket]:
