@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ from ..errors import AnchorError
 from .anchor import LIMIT, Mark, moved
 
 __all__ = ["PathAnchor"]
+
+_DRAFT = re.compile(r"\d+\.[0-9a-f]{8}\.draft")
+"""How `durable` ends the name of a draft."""
 
 
 class PathAnchor:
@@ -44,7 +48,15 @@ class PathAnchor:
         with self._answering(), self._locked():
             if self._read() != previous:
                 raise moved(self.place)
+            self._sweep()
             replace_file(self.path, mark.to_bytes(), step="ledger.anchor.file", probe=self._probe, mode=0o600)
+
+    def _sweep(self) -> None:
+        """Remove what a killed process half wrote of this mark: we hold its lock, so it is nobody's."""
+        prefix = f".{self.path.name}."
+        for path in self.path.parent.iterdir():
+            if path.name.startswith(prefix) and _DRAFT.fullmatch(path.name.removeprefix(prefix)):
+                path.unlink(missing_ok=True)
 
     def _read(self) -> Mark | None:
         try:

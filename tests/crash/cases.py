@@ -11,12 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from counterseal.runtime.environment import environment_digest
 from counterseal.tests.federation import SERVER, Federation
 
 from .forks import in_child
+from .look import found_in, underpaid
 from .points import FILES, Killer, Point, Recorder, Watch, distinct, unwatched, watch_files
-from .story import Setting, copy_of, large_data, live, live_apart, scene_of
-from .verdict import differences, facts, problems
+from .story import Setting, copy_of, large_data, live, live_apart
+from .verdict import differences
 
 Life = Callable[[Federation, Setting, Watch], Any]
 
@@ -35,6 +37,7 @@ class Ground:
     def prepare(cls, folder: Path, setting: Setting) -> Ground:
         """Found the federation and play it once, undisturbed, in a child that records the points."""
         os.fsync = _nothing  # a kill leaves the page cache alone: the sync costs time and proves nothing here
+        environment_digest()  # read once: the children inherit it
         folder.mkdir(parents=True, exist_ok=True)
         federation = setting.federation(folder / "template")
         case = copy_of(federation, folder / "undisturbed")
@@ -48,7 +51,7 @@ class Ground:
             live(case, setting, recorder)
             stop()
             points = [str(point) for point in distinct(recorder.points)]
-            return {"points": points, "facts": facts(scene_of(case)), "problems": problems(scene_of(case))}
+            return {"points": points, **found_in(case, setting)}
 
         ended, found = in_child(work, folder / "undisturbed.json")
         if ended != "done" or found["problems"]:
@@ -89,11 +92,14 @@ class Ground:
 
     def _resumed(self, case: Federation, life: Life) -> dict[str, Any]:
         """Live to the end, look, and live once more: the second time nothing is left to do."""
+        debts = underpaid(case, self.setting)
         life(case, self.setting, unwatched)
-        found: dict[str, Any] = {"facts": facts(scene_of(case)), "problems": problems(scene_of(case))}
+        found = found_in(case, self.setting)
+        found["problems"] += [f"between the lives: {debt}" for debt in debts]
         before = _sizes(case.folder)
         live(case, self.setting, unwatched)
         after = _sizes(case.folder)
+        found["problems"] += underpaid(case, self.setting)
         for path in sorted(set(before.items()) ^ set(after.items())):
             found["problems"].append(f"living once more changed {path[0]}")
         return found

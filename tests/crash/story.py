@@ -11,13 +11,24 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from counterseal.runtime.config import EvaluationConfig, ModelConfig, RunConfig
+from counterseal.privacy.ledger.ledger import Ledger
+from counterseal.privacy.ledger.path_anchor import PathAnchor
+from counterseal.runtime.config import AggregationConfig, EvaluationConfig, ModelConfig, RunConfig
+from counterseal.runtime.config.privacy import RunPrivacy
 from counterseal.runtime.server.run import RunResult
+from counterseal.runtime.site.price import price_of
 from counterseal.runtime.site.site import Site
+from counterseal.runtime.site.steward import Steward
+from counterseal.runtime.stores.directory import DirectoryGrantClient
+from counterseal.runtime.stores.grants import Grant
 from counterseal.runtime.training.registry import build_trainer
 from counterseal.runtime.training.seam import Array, SiteData, Trainer, TrainingResult
 from counterseal.runtime.transports.local import LocalTransport
 from counterseal.tests.federation import SERVER, DirectTransport, Federation, data_of, run_config
+from counterseal.tests.private import ledger_of, privacy_of
+from counterseal.trust.identifiers import sha256
+from counterseal.trust.policy.policy import SitePolicy
+from counterseal.trust.terms import PrivacyTerms
 
 from .nursery import Nursery
 from .points import Watch, probe_of
@@ -25,6 +36,17 @@ from .verdict import Scene
 
 SECONDS = 60
 """Of a round, and of a witness ticket: a restart that waits for a deadline is caught by the clock."""
+
+TERMS = PrivacyTerms(
+    mechanism="output-gaussian",
+    unit="site",
+    adjacency="any",
+    clip_norm=0.5,
+    noise_multiplier=2.0,
+    delta=1e-5,
+    releases=3,
+)
+"""One release more than a run of two rounds draws: the last is given back."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,9 @@ class Setting:
     """How long a site trains at least."""
     large: bool = False
     """A model whose sealed blobs are put in several parts."""
+    private: bool = False
+    """Every site has a ledger with an anchor, and noises what it sends."""
+    rule: str = "norm-clipped-fedavg"
 
     @property
     def inputs(self) -> int:
@@ -47,12 +72,34 @@ class Setting:
 
     def federation(self, folder: Path) -> Federation:
         """Found the federation: keys and charter are drawn once, each case gets a copy of the folder."""
-        return Federation.make(folder, self.sites, commit_before_upload=self.commit_before_upload)
+        found = Federation.make(
+            folder, self.sites, commit_before_upload=self.commit_before_upload, auditor=self.stateful
+        )
+        if self.private:
+            for name in found.sites:
+                ledger_of(folder, name)
+            _policy()
+            for releases in range(1, TERMS.releases + 1):  # computed here, the children inherit it
+                price_of(TERMS, None, (self.inputs + 1) * 3).stated(releases)
+        return found
+
+    @property
+    def stateful(self) -> bool:
+        """Whether both ends keep duals."""
+        return self.rule == "iiadmm"
 
     def config(self) -> RunConfig:
+        """Return the run's configuration."""
         model = ModelConfig(name="logistic", parameters={"inputs": self.inputs, "classes": 3})
-        evaluation = EvaluationConfig(sites=not self.large)
-        return run_config(rounds=self.rounds, round_seconds=SECONDS, model=model, evaluation=evaluation)
+        admm = {"rho": 1.0, "zeta": 8.0} if self.stateful else {}
+        return run_config(
+            rounds=self.rounds,
+            round_seconds=SECONDS,
+            model=model,
+            evaluation=EvaluationConfig(sites=not (self.large or self.private)),
+            aggregation=AggregationConfig(rule=self.rule, clip_norm=50.0 if self.stateful else 2.0, **admm),
+            privacy=RunPrivacy(terms=TERMS) if self.private else None,
+        )
 
 
 SETTINGS = {
@@ -65,6 +112,9 @@ SETTINGS = {
         Setting("busy", rounds=1, seconds=1.0),
         Setting("multipart", rounds=1, large=True),
         Setting("multipart-two-steps", rounds=1, large=True, commit_before_upload=True),
+        Setting("private", private=True),
+        Setting("admm", rule="iiadmm"),
+        Setting("private-admm", private=True, rule="iiadmm"),
     )
 }
 
@@ -92,6 +142,49 @@ class Overheard:
 def notes_of(federation: Federation, site: str) -> Path:
     """Return where the answers of ``site`` are written down: beside the federation's folder, no part of it."""
     return federation.folder.with_name(f"{federation.folder.name}.{site}.answers")
+
+
+def uploads_of(federation: Federation, site: str) -> Path:
+    """Return where it is written down what ``site`` sends to the store."""
+    return federation.folder.with_name(f"{federation.folder.name}.{site}.uploads")
+
+
+class Watched(DirectoryGrantClient):
+    """A site's end of the store that writes down the digest of whatever is about to be put, and where."""
+
+    def __init__(self, federation: Federation, site: str, watch: Watch) -> None:
+        super().__init__(federation.folder / "store", probe_of(watch, site), clock=federation.clock)
+        self._notes = uploads_of(federation, site)
+
+    def upload(
+        self, grant: Grant, source: bytes | Path, *, compare: Grant | None = None, unchanging: bool = False
+    ) -> tuple[str, ...]:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        with self._notes.open("a", buffering=1) as file:
+            file.write(f"{grant.key} {sha256(data)}\n")
+        return super().upload(grant, source, compare=compare, unchanging=unchanging)
+
+
+def anchor_of(federation: Federation, site: str, watch: Watch) -> PathAnchor:
+    """Return the anchor of the site's ledger, as `private.ledger_of` placed it."""
+    return PathAnchor(federation.folder / "anchors" / f"{site}.mark", probe=probe_of(watch, site))
+
+
+def ledger_path(federation: Federation, site: str) -> Path:
+    """Return the file of the site's ledger, as `private.ledger_of` placed it."""
+    return federation.folder / "ledgers" / site / "ledger.sqlite"
+
+
+def steward_of(federation: Federation, site: str, watch: Watch) -> Steward:
+    """Return the steward of a site with a ledger."""
+    ledger = Ledger.open(ledger_path(federation, site), anchor_of(federation, site, watch), probe=probe_of(watch, site))
+    privacy = privacy_of(federation.folder, site)
+    return Steward(federation.charter, site, policy=_policy(), privacy=privacy, ledger=ledger)
+
+
+@cache
+def _policy() -> SitePolicy:
+    return SitePolicy.default()
 
 
 def scene_of(federation: Federation) -> Scene:
@@ -126,9 +219,16 @@ class Slow:
     def initial_parameters(self, seed: int) -> dict[str, Array]:
         return self.trainer.initial_parameters(seed)
 
-    def train(self, parameters: Mapping[str, Array], *, seed: int, round_number: int) -> TrainingResult:
+    @property
+    def dimensions(self) -> int:
+        return self.trainer.dimensions
+
+    def train(self, parameters: Mapping[str, Array], *, seed: int, round_number: int, **solver: Any) -> TrainingResult:
         time.sleep(self.seconds)
-        return self.trainer.train(parameters, seed=seed, round_number=round_number)
+        return self.trainer.train(parameters, seed=seed, round_number=round_number, **solver)
+
+    def count_right(self, parameters: Mapping[str, Array]) -> tuple[int, int]:
+        return self.trainer.count_right(parameters)
 
     def evaluate(self, parameters: Mapping[str, Array], split: str = "test") -> dict[str, float]:
         return self.trainer.evaluate(parameters, split)
@@ -141,7 +241,10 @@ def open_site(federation: Federation, setting: Setting, name: str, watch: Watch)
         data = large_data(name, setting.inputs) if setting.large else data_of(name)
         return Slow(build_trainer(config, site=name, data=data), setting.seconds)
 
-    return federation.site(name, probe=probe_of(watch, name), trainers=trainer)
+    changes: dict[str, Any] = {}
+    if setting.private:
+        changes = {"steward": steward_of(federation, name, watch), "store": Watched(federation, name, watch)}
+    return federation.site(name, probe=probe_of(watch, name), trainers=trainer, **changes)
 
 
 def live(federation: Federation, setting: Setting, watch: Watch) -> RunResult:

@@ -1,0 +1,82 @@
+"""What must hold of ADMM after a kill: both ends keep the same pairs bit for bit, and an auditor replays them."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import numpy as np
+
+from counterseal.audit.checks.findings import Status
+from counterseal.audit.checks.source import FolderSource
+from counterseal.audit.events import peek_event
+from counterseal.parameters import Schema
+from counterseal.runtime.replaying.replay import replay
+from counterseal.runtime.server import run as server_run
+from counterseal.runtime.server.rounds.state import RuleStates
+from counterseal.tests.federation import DirectTransport, Federation
+from counterseal.trust.identifiers import sha256
+
+from .points import unwatched
+from .story import Setting, open_site
+
+__all__ = ["compared"]
+
+AUDITOR = "auditor@fed.example"
+Pairs = dict[str, dict[str, str]]
+"""By site: digest of each plane's bits, and the penalty."""
+
+
+def compared(federation: Federation, setting: Setting) -> tuple[Pairs, list[str]]:
+    """Return the pairs that both ends have, and where they differ or do not replay."""
+    here, there = at_server(federation, setting), at_sites(federation, setting)
+    wrong = [
+        f"{site}: the server has {here[site]}, the site {there[site]}"
+        for site in federation.sites
+        if there[site].get("dual") is None or not there[site].items() <= here[site].items()
+    ]
+    found = replay(
+        FolderSource(federation.log_folder), federation.charter, federation.store(), federation.keys[AUDITOR].opening
+    )
+    wrong += [
+        f"replay of version {step.version}: {step.reason}" for step in found.steps if step.status is not Status.PASS
+    ]
+    if len(found.steps) != setting.rounds:
+        wrong.append(f"{len(found.steps)} commits replayed, not {setting.rounds}")
+    return here, wrong
+
+
+def at_server(federation: Federation, setting: Setting) -> Pairs:
+    """Return the server's pairs beside the last version, opened with the run's key."""
+    config, found = setting.config(), Pairs()
+    with federation.server(DirectTransport({})) as server:
+        parameters = federation.first_parameters(config)
+        file = server_run.start_run(server._office, config, parameters, "")
+        states = RuleStates(server._office, file, file.rule)
+        table = states.table(setting.rounds)
+        for plane in file.rule.state_planes:
+            with ExitStack() as stack:
+                rows = states.open(setting.rounds, plane, stack)
+                for site, row in zip(federation.sites, rows, strict=True):
+                    bits = b"" if row is None else bytes(row.read()[len(row.schema.header()) :])
+                    found.setdefault(site, {"rho": str(table.rho[site])})[plane] = sha256(bits)
+    return found
+
+
+def at_sites(federation: Federation, setting: Setting) -> Pairs:
+    """Return the pair that each site would train its next round with."""
+    schema, found = Schema.of(federation.first_parameters(setting.config())).floats(), Pairs()
+    for name in federation.sites:
+        with open_site(federation, setting, name, unwatched) as site:
+            leaf = site._state.journal.get(f"run/{setting.config().name}")
+            pair = site._memory.pair(peek_event(leaf["leaf"].encode()), schema)
+        if pair is None:
+            found[name] = {}
+            continue
+        planes = {"dual": pair.dual, "primal": pair.primal}  # a site keeps the primal only where its penalty follows
+        flat = {
+            plane: np.concatenate([values[spec.name] for spec in schema.tensors]).astype("<f4")
+            for plane, values in planes.items()
+            if values is not None
+        }
+        found[name] = {"rho": str(pair.rho), **{plane: sha256(values.tobytes()) for plane, values in flat.items()}}
+    return found
