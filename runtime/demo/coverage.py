@@ -136,10 +136,10 @@ def _privacy(result: DemoResult) -> tuple[Claim, ...]:
         Claim(f"Differential privacy of {what}", "yes" if good else "NO", stated),
         Claim(
             "A ledger of what was spent",
-            "yes",
-            "Every site debited its ledger before each release, over all its runs, and moved the ledger's head to an "
-            "anchor. Here ledger "
-            "and anchor lie on one disk: who restores that disk as a whole restores both.",
+            "yes" if result.debited else "NO",
+            "Each site's own ledger was opened: it holds as many debits as the site stated, under the head that it "
+            "signed, and its anchor "
+            "agrees. Here ledger and anchor lie on one disk: who restores that disk as a whole restores both.",
         ),
         Claim(
             "That the noise was drawn",

@@ -37,9 +37,10 @@ from ...durable import create_file, make_folder, replace_file
 from ...trust.canonical import canonical
 from ...trust.terms import PrivacyTerms
 from ..accounts import Account, accounts
+from ..anchors.opening import open_ledger
 from ..api import run_federation
 from ..assembly import site_command
-from ..config import ConfigError, LoaderConfig, S3StoreConfig, load_server
+from ..config import ConfigError, LoaderConfig, S3StoreConfig, load_server, load_site
 from ..delivery import ANSWER_BYTES
 from ..founding.charter_folder import read_charter_folder
 from ..founding.federation import Founded, found_federation
@@ -124,12 +125,14 @@ class DemoResult:
     seconds: float
     accounts: tuple[Account, ...] = ()
     """What each site stated that its releases cost, and what that comes to when it is computed again from the log."""
+    debited: bool = False
+    """Whether each site's ledger holds as many releases as it stated, under the head that it signed, and agrees with its anchor."""
 
     @property
     def good(self) -> bool:
         """Whether the run completed, the verifier found no fault, and every stated epsilon is what the terms come to."""
-        agree = all(one.agrees for one in self.accounts)
-        return self.run.outcome == "completed" and self.findings.passed and agree
+        paid = self.settings.privacy is None or (self.debited and all(one.agrees for one in self.accounts))
+        return self.run.outcome == "completed" and self.findings.passed and paid
 
     @property
     def terms(self) -> PrivacyTerms | None:
@@ -190,6 +193,7 @@ def play(
     seconds = time.monotonic() - started
     rounds = tuple(diary.rounds)
     findings = check_log(founded)
+    spent = recount(founded) if settings.privacy else ()
     return DemoResult(
         settings,
         dataset.source,
@@ -202,7 +206,8 @@ def play(
         sealed,
         findings,
         seconds,
-        recount(founded) if settings.privacy else (),
+        spent,
+        _debited(founded, spent),
     )
 
 
@@ -364,6 +369,20 @@ def check_log(founded: Founded) -> Findings:
     home = next(iter(founded.site_configs.values())).parent
     charter = read_charter_folder(home / "charter", now=int(time.time()))
     return verify(FolderSource(load_server(founded.server_config).log), Trust(charter))
+
+
+def _debited(founded: Founded, spent: tuple[Account, ...]) -> bool:
+    """Return whether the sites' own ledgers say what their receipts do."""
+    for one in spent:
+        privacy = load_site(founded.site_configs[one.site]).privacy
+        if privacy is None:
+            return False
+        ledger = open_ledger(privacy.ledger)  # verifies the chain, and that the anchor agrees
+        run = ledger.run(founded.charter.charter.federation, one.run, one.site)
+        heads = {entry.digest for entry in ledger.export()}
+        if run is None or run.drawn != one.spending.releases or one.spending.ledger not in heads or not ledger.anchored:
+            return False
+    return bool(spent)
 
 
 def recount(founded: Founded) -> tuple[Account, ...]:

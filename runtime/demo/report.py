@@ -97,7 +97,7 @@ def report_data(result: DemoResult, *, for_site: str | None = None) -> ReportDat
         for_site=for_site,
         result=result,
         bars=tuple(
-            (name if name in ("federated", CENTRALISED) else "alone", _label(name), points[-1][2])
+            (name if name in ("federated", CENTRALISED) else "alone", _label(name, result), points[-1][2])
             for name, points in curves.items()
         ),
         noise=1.96 * math.sqrt(max(accuracy * (1 - accuracy), 1 / result.tests) / result.tests),
@@ -133,8 +133,9 @@ def _verdict(result: DemoResult) -> str:
     return next((status.value for status in (Status.FAIL, Status.UNDECIDED) if status in found), Status.PASS.value)
 
 
-def _label(name: str) -> str:
-    return name if name in ("federated", CENTRALISED) else f"{name} alone"
+def _label(name: str, result: DemoResult) -> str:
+    label = name if name in ("federated", CENTRALISED) else f"{name} alone"
+    return f"{label}, unprotected" if result.settings.privacy and name != "federated" else label
 
 
 def _curves(result: DemoResult, for_site: str | None) -> dict[str, Series]:

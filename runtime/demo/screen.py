@@ -198,7 +198,12 @@ def _accuracy(result: DemoResult) -> Group:
         label = name if name == CENTRALISED else f"{name} alone"
         label += " (unprotected)" if result.settings.privacy else ""
         table.add_row(label, f"{curve.accuracy[-1]:.1%}", f"{curve.loss[-1]:.3f}")
-    caption = "Alone and centralised: computed by this demonstration, same trainer, as many passes over the data.\n"
+    how = (
+        "ordinary training, one pass a round"
+        if result.settings.privacy
+        else "same trainer, as many passes over the data"
+    )
+    caption = f"Alone and centralised: computed by this demonstration, {how}.\n"
     title = f"On the central test split of {result.tests:,} examples, which no site has"
     return Group(Rule(), _titled(title, table, caption))
 
