@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from counterseal.algorithms.rule import CohortRule
 from counterseal.audit.checks.evidence import Trust
 from counterseal.audit.checks.findings import Status
 from counterseal.audit.checks.source import FolderSource
-from counterseal.audit.events import AggregateCommit, Event, ReceiptFile, UpdateReject, peek_event
+from counterseal.audit.events import AggregateCommit, Event, ReceiptFile, RunStart, UpdateReject, peek_event
 from counterseal.audit.verify import verify
 from counterseal.parameters import Schema, decode
 from counterseal.runtime.config import AggregationConfig
 from counterseal.runtime.replaying.replay import replay
-from counterseal.runtime.server import run as server_run
 from counterseal.runtime.server.rounds.state import RuleStates
+from counterseal.runtime.server.start import start_run
 from counterseal.runtime.site.site import Site
 from counterseal.trust.canonical import parse
 from counterseal.trust.dsse import read
@@ -59,6 +60,7 @@ class World:
         memory, journal = self.sites[name]._memory, self.sites[name]._state.journal
         leaf = journal.get(f"run/{self.config.name}")
         start = peek_event(leaf["leaf"].encode())
+        assert isinstance(start, RunStart)
         return memory.pair(start, self.schema.floats())
 
     @property
@@ -68,7 +70,8 @@ class World:
     def read(self, server: Any, version: int) -> None:
         """Read the server's state beside ``version``, through the run's key."""
         office, config = server._office, self.config
-        file = server_run.start_run(office, config, self.federation.first_parameters(config), "")
+        file = start_run(office, config, self.federation.first_parameters(config), "")
+        assert isinstance(file.rule, CohortRule)
         states = RuleStates(office, file, file.rule)
         found: dict[str, dict[str, Any]] = {}
         table = states.table(version)
@@ -178,7 +181,7 @@ class _Plain:
 
 
 def _minimiser(w: Any, pairs: list[Any]) -> Any:
-    total = None
+    total: Any = None
     for z, dual in pairs:
         term = (z - w) * np.float32(2) - dual
         total = term if total is None else total + term
@@ -353,7 +356,7 @@ class Mortal:
     """A site that may die at a point, and is opened again and given the delivery once more."""
 
     def __init__(self, federation: Federation, name: str, strike: Strike) -> None:
-        self._open = lambda probe: federation.site(name, probe=probe)
+        self._open: Callable[[Any], Site] = lambda probe: federation.site(name, probe=probe)
         self.site = self._open(strike)
 
     def handle(self, delivery: bytes) -> bytes:
@@ -388,7 +391,7 @@ def test_a_site_that_dies_anywhere_goes_on_with_the_same_pair(tmp_path: Path, sh
 def test_a_site_is_opened_anew_for_every_delivery(tmp_path: Path) -> None:
     class Forgetful:
         def __init__(self, federation: Federation, name: str) -> None:
-            self._open = lambda: federation.site(name)
+            self._open: Callable[[], Site] = lambda: federation.site(name)
 
         def handle(self, delivery: bytes) -> bytes:
             with self._open() as site:

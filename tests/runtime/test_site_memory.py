@@ -21,10 +21,10 @@ from counterseal.runtime.errors import LostStateError, StoreUnavailableError, Tr
 from counterseal.runtime.journal import Journal
 from counterseal.runtime.parties import Parties
 from counterseal.runtime.planes import update_schema
-from counterseal.runtime.site import memory as module
 from counterseal.runtime.site.memory import LocalRound, SiteMemory
 from counterseal.runtime.site.settlement import Settlement
 from counterseal.runtime.site.work import update_bytes
+from counterseal.runtime.stores.tree import FileSource
 from counterseal.trust.keys.member import MemberKeys
 from counterseal.trust.keys.validity import KeyHistory
 
@@ -306,7 +306,7 @@ def test_a_disk_that_does_not_answer_loses_nothing(bench: Bench, monkeypatch: py
         raise StoreUnavailableError("the file system failed")
 
     with monkeypatch.context() as inner, pytest.raises(StoreUnavailableError):
-        inner.setattr(module.FileSource, "read_into", fail)
+        inner.setattr(FileSource, "read_into", fail)
         bench.memory.settle(run, used(1))
     assert bench.journal.get("memory/run-1") is None
     bench.memory.settle(run, used(1))

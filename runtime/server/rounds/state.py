@@ -219,7 +219,8 @@ class Pass:
     def facts(self) -> Mapping[str, Any]:
         """Return what is journaled together with the model: the next table, its salt, the new rows' manifests."""
         planes, version, run = self._states.rule.state_planes, self._version + 1, self._file.start.run
-        made, manifests = {}, {}
+        made: dict[str, Made] = {}
+        manifests: dict[str, str] = {}
         for place, (ticket, _) in enumerate(self._inputs):
             member = self._cohort.rows[place]
             rows = {plane: self._sealed[plane, place] for plane in planes}
