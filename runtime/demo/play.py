@@ -126,7 +126,7 @@ class DemoResult:
     accounts: tuple[Account, ...] = ()
     """What each site stated that its releases cost, and what that comes to when it is computed again from the log."""
     debited: bool = False
-    """Whether each ledger holds as many releases as its site stated, under the head that it signed, and agrees with its anchor."""
+    """Whether each ledger has as many releases as its site stated, under the head that it signed, and agrees with its anchor."""
 
     @property
     def good(self) -> bool:
