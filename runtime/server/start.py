@@ -17,6 +17,7 @@ from ...trust.keys.sealing import OpeningKey
 from ..config import RunConfig
 from ..environment import environment_digest
 from ..errors import RunError
+from ..planes import row_schema
 from ..training.seam import Array
 from .office import Office, RunFile
 from .rounds.fingerprint import fingerprint_key
@@ -29,11 +30,14 @@ def start_run(office: Office, config: RunConfig, parameters: Mapping[str, Array]
 
     Raises:
         RunError: a run of this name was started with another configuration, or its key was erased.
+        AlgorithmError, ParametersError: the rule cannot be used so, or not for this model.
     """
     run, charter = config.name, office.parties.charter
     schema = Schema.of(dict(parameters))
     rule = make_rule(config.aggregation.rule, config.aggregation.parameters)
     require_schedule(rule, "synchronous")
+    for plane in rule.state_planes:
+        row_schema(plane, schema)  # names grow by the plane's, and have an end
     key = _run_key(office, run)
     index = office.notary.record(
         f"{run}/start",

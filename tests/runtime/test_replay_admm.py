@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +13,13 @@ import pytest
 
 from counterseal.algorithms.consensus import ConsensusRule
 from counterseal.audit.checks.findings import Status
-from counterseal.audit.events import salt
+from counterseal.audit.events import commitment, salt
 from counterseal.runtime.delivery import Opening
 from counterseal.runtime.places import state_manifest_key, state_payload_key
 from counterseal.runtime.rule_state import RuleState, float_bits
 from counterseal.runtime.server.rounds import aggregate, state
 from counterseal.runtime.server.rounds.state import Pass, RuleStates
+from counterseal.trust.errors import MalformedError
 
 from ..federation import Federation
 from .test_admm_federation import World, admm, config_of, dropping, world
@@ -68,6 +71,25 @@ def test_the_bits_do_not_depend_on_the_block(scene: Scene, monkeypatch: pytest.M
 
 def test_two_planes_pass_too(tmp_path: Path) -> None:
     assert statuses(Scene(made(tmp_path, "iceadmm").federation)) == PASSED
+
+
+# The table, as a stranger reads it
+
+VECTORS: dict[str, list[dict[str, Any]]] = json.loads(
+    (Path(__file__).parents[1] / "vectors" / "state" / "vectors.json").read_text()
+)
+
+
+@pytest.mark.parametrize("case", VECTORS["good"], ids=lambda case: str(case["name"]))
+def test_good_tables(case: dict[str, Any]) -> None:
+    assert RuleState.from_json(case["table"]).to_json() == case["table"]
+    assert commitment(case["table"], case["salt"]) == case["commitment"]
+
+
+@pytest.mark.parametrize("case", VECTORS["bad"], ids=lambda case: str(case["name"]))
+def test_bad_tables(case: dict[str, Any]) -> None:
+    with pytest.raises(MalformedError):
+        RuleState.from_json(case["table"])
 
 
 # A server that lies
@@ -142,8 +164,6 @@ def seal_another_row(monkeypatch: pytest.MonkeyPatch) -> None:
     def seal_row(self: RuleStates, version: int, member: int, plane: str, ticket: str, chunks: Iterator[bytes]) -> Any:
         if (member, plane, version) != (0, "dual", 1):
             return honest(self, version, member, plane, ticket, chunks)
-        import hashlib
-
         whole = b"".join(chunks)
         right["digest"] = hashlib.sha256(whole).hexdigest()
         return honest(self, version, member, plane, ticket, iter([whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:]]))
