@@ -12,14 +12,17 @@ from typing import Any
 import jsonschema
 import pytest
 
-from counterseal.audit.events import EVENTS, open_event
+from counterseal.audit.checks.privacy_checks import terms_of
+from counterseal.audit.events import EVENTS, ReceiptFile, open_event
 from counterseal.errors import CountersealError
+from counterseal.runtime.config.privacy import RunPrivacy
 from counterseal.runtime.delivery import Answer, Delivery
 from counterseal.runtime.server.correspondence.receipts import read_answer
 from counterseal.runtime.transports.frames import read_frame, write_frame
 from counterseal.trust import dsse
 from counterseal.trust.canonical import canonical, parse
 from counterseal.trust.keys.signing import VerifyingKey
+from counterseal.trust.terms import PrivacyTerms
 from counterseal.trust.tickets import open_ticket
 
 from . import write
@@ -93,6 +96,16 @@ def test_ticket(case: dict[str, Any]) -> None:
         open_ticket(case["ticket"].encode(), key, **place)
 
 
+@named(TICKET["agreement"])
+def test_a_ticket_has_the_terms_of_its_run(case: dict[str, Any]) -> None:
+    config = {"name": "run-1", "privacy": case["run_privacy"]}
+    terms = None if case["privacy"] is None else PrivacyTerms.from_json(case["privacy"], what="ticket")
+    of_run = terms_of(config, case["site"])
+    assert (terms == (of_run if case["kind"] == "train" else None)) == case["agrees"]
+    if case["run_privacy"] is not None:
+        assert RunPrivacy.model_validate_json(json.dumps(case["run_privacy"])).of(case["site"]) == of_run
+
+
 @pytest.mark.parametrize("name", EVENTS)
 def test_every_event_has_a_good_leaf(name: str) -> None:
     row = EVENT["good"][name]
@@ -105,6 +118,18 @@ def test_every_event_has_a_good_leaf(name: str) -> None:
 @named(EVENT["bad"])
 def test_bad_leaf(case: dict[str, Any]) -> None:
     key = VerifyingKey("ed25519", bytes.fromhex(EVENT["public"]["server"]))
+    with refused(case["code"]):
+        open_event(case["leaf"].encode(), key)
+
+
+@named(EVENT["receipts"])
+def test_a_receipt_says_what_it_cost(case: dict[str, Any]) -> None:
+    key = VerifyingKey("ed25519", bytes.fromhex(EVENT["public"]["east"]))
+    if case["code"] is None:
+        found = open_event(case["leaf"].encode(), key).document
+        assert isinstance(found, ReceiptFile) and found.spending is not None
+        assert found.payload() == dsse.read(case["leaf"].encode()).payload
+        return
     with refused(case["code"]):
         open_event(case["leaf"].encode(), key)
 
@@ -194,7 +219,10 @@ def test_good_vectors_fit_the_schemas_and_odd_ones_do_not() -> None:
         validator("event").validate(json.loads(dsse.read(row["leaf"].encode()).payload))
     for case in TICKET["cases"]:
         payload = json.loads(dsse.read(case["ticket"].encode()).payload)
-        assert validator("ticket").is_valid(payload) == (case["code"] != "malformed"), case["name"]
+        assert validator("ticket").is_valid(payload) == case["fits_schema"], case["name"]
+    for case in EVENT["receipts"]:
+        payload = json.loads(dsse.read(case["leaf"].encode()).payload)
+        assert validator("event").is_valid(payload) == (case["code"] is None), case["name"]
     for case in DELIVERY["deliveries"]:
         assert validator("delivery").is_valid(case["delivery"]) == (case["code"] is None), case["name"]
     for case in DELIVERY["answers"]:

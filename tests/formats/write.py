@@ -94,7 +94,11 @@ def ticket_vectors() -> Row:
     def raw(by: str = SERVER, form: str = "ticket", **changes: Any) -> str:
         return dsse.sign(canonical({**value, **changes}), kind=form, signer=signer(by)).decode()
 
+    private = {**value, "privacy": DP_SGD}
+    noised = {**value, "privacy": OUTPUT}
+    laplace = {**OUTPUT, "mechanism": "output-laplace", "delta": 0}
     last: Row = {"kind": "witness", "seq": 2**40, "work": {"manifest": None, "seed": 2**32 - 1}, "not_after": NOW}
+    beyond = {name for name, _ in disagreeing(laplace)}
     table = [
         ("good", raw(), None),
         ("good, at the edges", raw(**last), None),
@@ -110,15 +114,80 @@ def ticket_vectors() -> Row:
         ("recipients in a ticket", raw(recipients=["0" * 64]), "malformed"),
         ("a parent in upper case", raw(parent=digest("model 3").upper()), "malformed"),
         ("a version as text", raw(version="3"), "malformed"),
-        ("privacy that this version does not know", raw(privacy={"epsilon": 1}), "malformed"),
+        ("good, dp-sgd", raw(**private), None),
+        ("good, the whole site", raw(**noised), None),
+        ("good, Laplace noise", raw(privacy=laplace), None),
+        ("an epsilon in the terms", raw(privacy={**DP_SGD, "epsilon": 1}), "malformed"),
+        ("terms without a mechanism", raw(privacy={**DP_SGD, "mechanism": None}), "malformed"),
+        ("a mechanism that nobody knows", raw(privacy={**DP_SGD, "mechanism": "dp-ftrl"}), "malformed"),
+        ("no steps", raw(privacy={**DP_SGD, "steps": 0}), "malformed"),
+        ("no releases", raw(privacy={**DP_SGD, "releases": 0}), "malformed"),
+        ("a sampling rate of 0", raw(privacy={**DP_SGD, "sampling_rate": 0}), "malformed"),
+        ("a sampling rate above 1", raw(privacy={**DP_SGD, "sampling_rate": 1.5}), "malformed"),
+        ("a noise multiplier of 0", raw(privacy={**DP_SGD, "noise_multiplier": 0}), "malformed"),
+        ("a negative clip norm", raw(privacy={**DP_SGD, "clip_norm": -1}), "malformed"),
+        ("a number as text", raw(privacy={**DP_SGD, "clip_norm": "1"}), "malformed"),
+        *((name, raw(privacy=terms), "malformed") for name, terms in disagreeing(laplace)),
         ("a run with a path in it", raw(run="../run-1"), "malformed"),
         ("a seed of 2^32", raw(work={"manifest": None, "seed": 2**32}), "malformed"),
     ]
     return {
         "public": signer(SERVER).public.public.hex(),
         "federation": FEDERATION, "charter": CHARTER, "site": "east", "now": NOW, "digest": ticket.digest,
-        "cases": [{"name": name, "ticket": text, "code": code} for name, text, code in table],
+        "cases": [
+            {"name": name, "ticket": text, "code": code, "fits_schema": code != "malformed" or name in beyond}
+            for name, text, code in table
+        ],
+        "agreement": agreement(),
     }  # fmt: skip
+
+
+DP_SGD: Row = {
+    "mechanism": "dp-sgd", "unit": "patient", "adjacency": "add-remove", "clip_norm": 1, "noise_multiplier": 1.5, "delta": 1e-6,
+    "releases": 5, "steps": 20, "sampling_rate": 0.01, "normaliser": 64,
+}  # fmt: skip
+"""Terms in their one spelling: every field is there."""
+
+OUTPUT: Row = {
+    "mechanism": "output-gaussian", "unit": "site", "adjacency": "any", "clip_norm": 0.5, "noise_multiplier": 2, "delta": 1e-5,
+    "releases": 3, "steps": 1, "sampling_rate": 1, "normaliser": 1,
+}  # fmt: skip
+
+
+def disagreeing(laplace: Row) -> list[tuple[str, Row]]:
+    """Return terms whose fields are well formed one by one, and not together."""
+    return [
+        ("dp-sgd for any two datasets", {**DP_SGD, "adjacency": "any"}),
+        ("dp-sgd for the whole site", {**DP_SGD, "unit": "site"}),
+        ("dp-sgd with a delta of 0", {**DP_SGD, "delta": 0}),
+        ("output noise for a record", {**OUTPUT, "unit": "record"}),
+        ("output noise for neighbours that differ in one record", {**OUTPUT, "adjacency": "replace-one"}),
+        ("output noise in two steps", {**OUTPUT, "steps": 2}),
+        ("output noise with a sampling rate", {**OUTPUT, "sampling_rate": 0.5}),
+        ("Gaussian noise with a delta of 0", {**OUTPUT, "delta": 0}),
+        ("Laplace noise with a delta", {**laplace, "delta": 1e-5}),
+    ]
+
+
+def agreement() -> list[Row]:
+    """Return tickets' terms beside a run's: a site takes the ticket only where they are the same."""
+    own = {**DP_SGD, "sampling_rate": 0.02}
+    run = {"terms": DP_SGD, "sites": {"west": own}, "counts": None}
+    rows: list[tuple[str, Row | None, str, str, Row | None, bool]] = [
+        ("the terms of all", run, "east", "train", DP_SGD, True),
+        ("the terms of this site", run, "west", "train", own, True),
+        ("another site's terms", run, "west", "train", DP_SGD, False),
+        ("fewer steps than the run's", run, "east", "train", {**DP_SGD, "steps": 19}, False),
+        ("no terms in a private run", run, "east", "train", None, False),
+        ("terms in a run without", None, "east", "train", DP_SGD, False),
+        ("neither has terms", None, "east", "train", None, True),
+        ("work that releases nothing has none", run, "east", "evaluate", None, True),
+        ("terms for work that releases nothing", run, "east", "evaluate", DP_SGD, False),
+    ]
+    return [
+        {"name": name, "run_privacy": privacy, "site": site, "kind": kind, "privacy": terms, "agrees": agrees}
+        for name, privacy, site, kind, terms, agrees in rows
+    ]
 
 
 def event_vectors() -> Row:
@@ -145,8 +214,29 @@ def event_vectors() -> Row:
         ("a ticket's envelope", raw(issue, form="ticket"), "signature"),
         ("signed by another", raw(issue, by="stranger"), "signature"),
     ]
+    told = json.loads(event("receipt.file").payload())
+    allowed = {"policy": digest("policy"), "ledger": None, "releases": 0, "epsilon": None, "delta": None}
+    spent = {**allowed, "ledger": digest("head"), "releases": 2, "epsilon": 1.875, "delta": 1.0002e-06}
+    receipts = [
+        ("nothing was debited", {"spending": allowed}, None),
+        ("two releases", {"spending": spent, "manifest": digest("manifest")}, None),
+        ("Laplace noise has no delta", {"spending": {**spent, "delta": 0}}, None),
+        ("no policy decided", {"spending": {**allowed, "policy": None}}, "malformed"),
+        ("a field too many", {"spending": {**spent, "remaining": 6.125}}, "malformed"),
+        ("the population's name", {"spending": {**spent, "population": "patients"}}, "malformed"),
+        ("an epsilon without end", {"spending": {**spent, "epsilon": 1e13}}, "malformed"),
+        ("an epsilon as text", {"spending": {**spent, "epsilon": "1.875"}}, "malformed"),
+        ("a negative epsilon", {"spending": {**spent, "epsilon": -1}}, "malformed"),
+        ("a delta of 1", {"spending": {**spent, "delta": 1}}, "malformed"),
+        ("a head that is no digest", {"spending": {**spent, "ledger": "7"}}, "malformed"),
+        ("a negative count", {"spending": {**spent, "releases": -1}}, "malformed"),
+        ("half a release", {"spending": {**spent, "releases": 1.5}}, "malformed"),
+    ]
     return {
         "public": {name: signer(name).public.public.hex() for name in (SERVER, "east")},
+        "receipts": [
+            {"name": name, "leaf": raw(told, by="east", **changes), "code": code} for name, changes, code in receipts
+        ],
         "good": {name: {"actor": event(name).actor, "leaf": signed(name).decode()} for name in EVENTS},
         "bad": [{"name": name, "leaf": text, "code": code} for name, text, code in bad],
     }
