@@ -3,8 +3,8 @@
     Mechanism((Clip("l2", 1.0), Quantise(), Noise("gaussian", 1.1)), Local())
 
 `Mechanism.plan` turns it, for a number of dimensions and without any data, into a grid and a sampler; `Plan.summed` clips,
-quantises and adds rows; `Plan.released` adds the noise once and converts once. DP-SGD calls them for every step, output
-perturbation for one row, the server for one row of each site.
+quantises and adds rows; `Plan.released` adds the noise once and converts once. A step of DP-SGD is that, output perturbation
+of one row, and the server's noise over one row of each site.
 
 What a release says about one row (two rows, if ``sensitivity`` is 2) is bounded by
 
