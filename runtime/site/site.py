@@ -32,6 +32,7 @@ from ...audit.events import ReceiptFile, Spending
 from ...audit.tlog.witness import cosign
 from ...durable import Probe, silent
 from ...errors import CountersealError
+from ...privacy.errors import CoupledRecordsError, UnsupportedModelError
 from ...trust.canonical import canonical, parse
 from ...trust.charter.signing import SignedCharter
 from ...trust.documents import Signed, sign
@@ -286,7 +287,10 @@ class Site:
             if getattr(error, "retryable", False) or isinstance(error, GrantError):
                 raise  # nothing was decided: the store may answer later, and the next delivery brings other grants
             _log.warning("could not do ticket %s: %s", digest[:16], error)
-            self._steward.settle(digest, released=False)
+            if isinstance(error, UnsupportedModelError | CoupledRecordsError):
+                self._steward.give_back(digest)  # found on made-up records: no data was touched
+            else:
+                self._steward.settle(digest, released=False)
             return Done(), "failed", error.code
         self._state.journal.put(f"work/{digest}", _as_json(done))
         self._steward.settle(digest, released=True)

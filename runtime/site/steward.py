@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import CountersealError
 from ...privacy.errors import AdjacencyError, AnchorError, BudgetError, SecondReleaseError
-from ...privacy.ledger.orders import RunOrder, TicketOrder
+from ...privacy.ledger.orders import Outcome, RunOrder, TicketOrder
 from ...trust.charter.signing import SignedCharter
 from ...trust.errors import TicketError
 from ...trust.terms import PrivacyTerms
@@ -127,12 +127,19 @@ class Steward:
 
     def settle(self, ticket: str, *, released: bool) -> None:
         """Say how the work on ``ticket`` ended; nothing happens if nothing was debited for it."""
+        self._settle(ticket, "released" if released else "failed")
+
+    def give_back(self, ticket: str) -> None:
+        """Say that the work on ``ticket`` was never begun, for a cause outside the data: its release is not spent."""
+        self._settle(ticket, "not_started")
+
+    def _settle(self, ticket: str, outcome: Outcome) -> None:
         if self._ledger is None:
             return
         with _ledger_faults():
             found = self._ledger.ticket(ticket)
             if found is not None and found.outcome is None:
-                self._ledger.settle(ticket, "released" if released else "failed")
+                self._ledger.settle(ticket, outcome)
 
     def _other(self, config: RunConfig, verified: Verified, terms: PrivacyTerms | None) -> Leave:
         """Evaluate, or take the final model: then the run is over, and what it did not draw is given back."""

@@ -23,6 +23,7 @@ from ...algorithms.statistics import Admission
 from ...audit.events import RunStart, commitment, salt
 from ...durable import Probe, replace_file, silent
 from ...parameters import Schema, decode, encode
+from ...privacy.errors import CoupledRecordsError, UnsupportedModelError
 from ...trust.blob.manifest import Manifest, Place, read_manifest
 from ...trust.blob.open import open_blob
 from ...trust.blob.seal import seal
@@ -298,6 +299,8 @@ def _one_code(leave: Leave) -> Iterator[None]:
     """Under privacy terms, make one code of whatever fails after data was touched: which error it was may depend on them."""
     try:
         yield
+    except (UnsupportedModelError, CoupledRecordsError):
+        raise  # before data was touched, on made-up records: it says what to use instead, and nothing about the data
     except Exception as error:
         if leave.terms is None:
             raise
