@@ -119,24 +119,32 @@ class DemoSettings(Config):
         """Return the training of this demonstration."""
         private = self.privacy is not None
         noisy = private and self.privacy != "dp-sgd"
-        rho, zeta = _PENALTY[self.model]
-        admm = {"rule": self.algorithm, "rho": rho, "zeta": zeta} if self.algorithm != "fedavg" else {}
+        algorithm = "" if self.algorithm == "fedavg" else self.algorithm
+        parts: tuple[str, ...] = ("demo", self.dataset, self.model, algorithm, self.privacy or "")
         return RunConfig(
-            name="-".join(filter(None, ("demo", self.dataset, self.model, admm and self.algorithm, self.privacy))),
+            name="-".join(part for part in parts if part),
             seed=self.seed,
             rounds=self.rounds,
             model=ModelConfig(name=self.model, parameters=self._shape(dataset)),
             trainer=self._trainer(dataset),
-            aggregation=AggregationConfig(clip_norm=_NOISY_CLIP if noisy else _CLIP, **admm),
+            aggregation=self._aggregation(_NOISY_CLIP if noisy else _CLIP),
             minimum_sites=max(1, (self.sites + 1) // 2),
             round_seconds=600,
             evaluation=EvaluationConfig(sites=not private, server=True),
             privacy=RunPrivacy(terms=self._terms(dataset)) if private else None,
         )
 
+    def _aggregation(self, clip_norm: float) -> AggregationConfig:
+        if self.algorithm == "fedavg":
+            return AggregationConfig(clip_norm=clip_norm)
+        rho, zeta = _PENALTY[self.model]
+        return AggregationConfig(rule=self.algorithm, clip_norm=clip_norm, rho=rho, zeta=zeta)
+
     def _trainer(self, dataset: Dataset) -> TrainerConfig:
         private = self.privacy == "dp-sgd"
-        rate = {"lr": _PRIVATE_RATE[self.model]} if private else {"lr": _RATE[self.model], "momentum": 0.9}
+        rate: dict[str, Any] = (
+            {"lr": _PRIVATE_RATE[self.model]} if private else {"lr": _RATE[self.model], "momentum": 0.9}
+        )
         small = len(dataset.train) < 10_000
         return TrainerConfig(
             optimizer=OptimizerConfig(name="sgd", parameters=rate),
