@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from .rows_answer import ANSWERS
+from .rows_budget import BUDGET
 from .rows_delivery import DELIVERY
 from .rows_group import GROUP
 from .rows_input import INPUT
 from .rows_log import LOG
+from .rows_privacy import PRIVACY
 from .rows_secrecy import SECRECY
 from .rows_server import SERVER_ROWS
 from .rows_storage import STORAGE
@@ -16,7 +18,7 @@ __all__ = ["ROWS"]
 
 ROWS: tuple[Row, ...] = tuple(
     sorted(
-        (*DELIVERY, *SERVER_ROWS, *ANSWERS, *STORAGE, *GROUP, *SECRECY, *LOG, *INPUT),
+        (*DELIVERY, *SERVER_ROWS, *ANSWERS, *STORAGE, *GROUP, *SECRECY, *BUDGET, *PRIVACY, *LOG, *INPUT),
         key=lambda row: (int(row.id[1:].split("-")[0]), row.id),
     )
 )

@@ -12,7 +12,7 @@ from typing import Literal
 
 __all__ = ["NOT_COVERED", "PROMISES", "Row", "markdown"]
 
-Promise = Literal["P1", "P2", "P3", "P7", "P10"]
+Promise = Literal["P1", "P2", "P3", "P4", "P5", "P7", "P10"]
 Where = Literal["site", "server", "verifier", "everybody"]
 Who = Literal[
     "network", "storage", "server", "site", "member", "thief", "peer", "log holder"
@@ -22,6 +22,8 @@ PROMISES: dict[Promise, str] = {
     "P1": "Nobody takes part whose identity is not an active member of the federation's group",
     "P2": "A blob, a ticket or a receipt counts only from its sender, for its recipients, in its place",
     "P3": "Storage and transport see ciphertext only; the server's disk never holds plaintext",
+    "P4": "A site releases nothing that its own policy and its own ledger do not allow; the budget is debited first, and once",
+    "P5": "A stated epsilon is a true upper bound, and everything that leaves a site is a release",
     "P7": "Every decision is a signed leaf of an append-only log; what is dropped, rewritten or forked is caught",
     "P10": "Bad input meets a typed error; nothing is half-written",
 }
@@ -95,6 +97,29 @@ NOT_COVERED: tuple[tuple[str, str], ...] = (
         "Screening refuses what is malformed, over the bound, or a copy; poisoning that looks honest is not seen here.",
     ),
     (
+        "A ledger and its anchor put back together",
+        "While the site's process lives it is caught (P4-021). After a restart nobody outside remembers: the anchor must lie "
+        "where whoever restores the ledger cannot write. A ledger without an anchor is NOT COVERED; a policy can refuse it (P4-012).",
+    ),
+    (
+        "What an officer decides",
+        "Which people a dataset is of, their cap, the policy: a copy of data mapped to a fresh population has a fresh budget.",
+    ),
+    (
+        "A site that lies about its noise or its ledger",
+        "Epsilon is computed again from the log; that the noise was drawn, and from true samples, is the site's word.",
+    ),
+    (
+        "That a private training failed, and how long it took",
+        "A failure costs a full release and says one code (P4-029 to P4-032), but that there was one is seen; under dp-sgd no "
+        "record can bring one about (P5-015 to P5-018). Under output noise a record can. Time is seen by whoever waits.",
+    ),
+    (
+        "A restored ledger told apart from a refusal",
+        "A site whose ledger is damaged, old or maps no people says so with the ledger's code, where a policy or a budget says "
+        "`policy_denied`: a person must look, and the server learns that.",
+    ),
+    (
         "Globus and S3 themselves",
         "These rows run on the roster file and the directory store; the S3 grants have their own tests on a real server.",
     ),
@@ -111,7 +136,8 @@ def markdown(rows: Iterable[Row]) -> str:
         f"{len(rows)} attacks, each carried out by `tests/attacks` on a real federation that was stopped in the middle of a",
         "run, and each with the one code that it must meet. A row passes only if the code is exactly that one, nothing was",
         "half-written, and the run then ends as it should: with the same model, bit for bit, as the undisturbed run, or with the",
-        "model of the run without the attacked site's part, or with the attacked site halted and the evidence kept. The log must",
+        "model of the run without the attacked site's part, or with the attacked site halted and the evidence kept. In private",
+        "runs, whose noise differs each time, the ledger must have paid for just the releases that were made or begun. The log must",
         "still verify. This page is printed from the tests (`python -m counterseal.tests.attacks.table`) and compared with them.",
         "",
         "*By*: **network** changes what the transport carries, **storage** what the store holds, **server** and **site** hold",

@@ -26,6 +26,7 @@ from counterseal.audit.checks.findings import Status
 from counterseal.audit.checks.source import FolderSource
 from counterseal.audit.events import AggregateCommit, Event, TicketExpire, UpdateReject, peek_event
 from counterseal.audit.verify import verify
+from counterseal.runtime.config import RunConfig
 from counterseal.runtime.delivery import Answer
 from counterseal.runtime.progress import Progress, SiteDone
 from counterseal.runtime.site.site import Site
@@ -105,6 +106,7 @@ class World:
     """The same of the run in which site-a has no part in the last round."""
     past: list[tuple[str, str, bytes]]
     """Every delivery before: site, ticket, bytes."""
+    config: RunConfig = CONFIG
 
     @property
     def folder(self) -> Path:
@@ -155,7 +157,7 @@ class World:
             sites: dict[str, Any] = {**honest, **{name: make(honest[name]) for name, make in (rogues or {}).items()}}
             transport = wire(sites, meddle, answers, clock=self.clock)
             server = stack.enter_context(federation.server(transport, observe=seen.append, **changes))
-            result = server.run(CONFIG, federation.first_parameters(CONFIG))
+            result = server.run(self.config, federation.first_parameters(self.config))
             log = [peek_event(server.log.entry(index)) for index in range(server.log.size)]
         done = {one.site: one for one in seen if isinstance(one, SiteDone) and one.version == 2}
         halted = tuple(site for site in federation.sites if "halted" in self.facts(site))
