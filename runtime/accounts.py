@@ -3,16 +3,18 @@
     for one in accounts(events):           # events: (leaf, event) of a log whose signatures held
         one.stated, one.recomputed, one.agrees, second_opinion(one)
 
-Epsilon follows from literal numbers that are in the log: the terms in ``run.start`` and how many releases a site counted. So
-nobody has to believe a stated one. `Account.recomputed` is this package's own accounting (`privacy.accounting`) on the coarsest
-grid that it would choose, so it may be larger in the last digit; `second_opinion` is another library's: Opacus' PRV
-accountant (Gopi, Lee, Wutschitz 2021, arXiv 2106.02848).
+Epsilon follows from literal numbers that are in the log: the terms in ``run.start`` and how many releases a site made or
+counted, whichever are more. So nobody has to believe a stated one, and a site that states nothing does not agree.
+`Account.recomputed` is this package's own accounting (`privacy.accounting`) on the coarsest grid that it would choose, so it
+may be larger in the last digit; `second_opinion` is another library's: Opacus' PRV accountant (Gopi, Lee, Wutschitz 2021, arXiv
+2106.02848).
 
 Not handled here: whether the noise was drawn as said, and whether the ledger held: NOT COVERED by any log.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -28,6 +30,8 @@ _COARSEST = 4096
 """Grid units in a clipping bound, at least (`privacy.grid`)."""
 _AGREE = 2e-3
 """Both are rounded up to four digits, and the site's grid may be finer."""
+_NOTHING = Spending(policy="0" * 64, ledger=None)
+"""What a site said that released something and said nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class Account:
     counts: CountsConfig | None
     spending: Spending
     leaf: int
+    releases: int
+    """Releases that the site counted, or that it made before everybody's eyes, whichever are more."""
     recomputed: float
     """Epsilon of as many releases under these terms."""
     whole: float
@@ -57,8 +63,9 @@ class Account:
 
     @property
     def agrees(self) -> bool:
-        """Whether the site stated what the terms come to."""
-        return abs(self.stated - self.recomputed) <= _AGREE * max(self.stated, self.recomputed)
+        """Whether the site stated what the terms come to, for all that it released, and at no smaller delta."""
+        near = abs(self.stated - self.recomputed) <= _AGREE * max(self.stated, self.recomputed)
+        return near and self.delta >= self.terms.delta
 
 
 def accounts(events: Iterable[tuple[int, Event]]) -> tuple[Account, ...]:
@@ -70,16 +77,22 @@ def accounts(events: Iterable[tuple[int, Event]]) -> tuple[Account, ...]:
     """
     runs: dict[str, RunStart] = {}
     last: dict[tuple[str, str], tuple[int, Spending]] = {}
+    released: Counter[tuple[str, str]] = Counter()
     for leaf, event in events:
         if isinstance(event, RunStart):
             runs.setdefault(event.run, event)
-        elif isinstance(event, ReceiptFile) and event.spending is not None and event.spending.epsilon is not None:
-            last[event.run, event.actor] = (leaf, event.spending)
+        elif isinstance(event, ReceiptFile) and event.kind == "train" and event.outcome == "done":
+            key, told = (event.run, event.actor), event.spending
+            released[key] += 1
+            if told is not None and told.epsilon is not None:
+                last[key] = (leaf, told)
+            last.setdefault(key, (leaf, _NOTHING))
     found = []
-    for (run, site), (leaf, spending) in sorted(last.items()):
+    for (run, site), (leaf, spending) in sorted(last.items(), key=lambda one: one[0]):
         terms = terms_of(runs[run].config, site) if run in runs else None
         if terms is not None:
-            found.append(_account(runs[run], site, terms, leaf, spending))
+            count = max(spending.releases, released[run, site])
+            found.append(_account(runs[run], site, terms, leaf, spending, count))
     return tuple(found)
 
 
@@ -91,14 +104,15 @@ def second_opinion(account: Account) -> float | None:
     from opacus.accountants import PRVAccountant
 
     other = PRVAccountant()
-    other.history = [(terms.noise_multiplier, terms.sampling_rate, terms.steps * account.spending.releases)]
+    other.history = [(terms.noise_multiplier, terms.sampling_rate, terms.steps * account.releases)]
     return float(other.get_epsilon(terms.delta))
 
 
-def _account(run: RunStart, site: str, terms: PrivacyTerms, leaf: int, spending: Spending) -> Account:
+def _account(run: RunStart, site: str, terms: PrivacyTerms, leaf: int, spending: Spending, count: int) -> Account:
     counts = run.config["privacy"].get("counts")
     known = None if counts is None else CountsConfig.from_json(counts, what="run.start privacy")
     bound = _COARSEST if terms.mechanism == "dp-sgd" else 2 * _COARSEST
     price = Price(terms, known, bound, 1, 0.0)
-    recomputed = price.statement(spending.releases).epsilon
-    return Account(run.run, site, terms, known, spending, leaf, recomputed, price.statement(terms.releases).epsilon)
+    recomputed = price.statement(count).epsilon
+    whole = price.statement(terms.releases).epsilon
+    return Account(run.run, site, terms, known, spending, leaf, count, recomputed, whole)

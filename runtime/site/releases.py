@@ -57,8 +57,8 @@ def released(
 def counted(trainer: Trainer, parameters: Mapping[str, Array], noise_multiplier: float) -> dict[str, int]:
     """Return how many held-out records there are and how many are classified right, both with noise.
 
-    One record changes each count by at most 1, so the L1 sensitivity is 2. An evaluation that fails counts nothing: that it
-    failed would be an exact answer about some record.
+    One record changes each count by at most 1, so the L1 sensitivity is 2: a private trainer counts every record by itself, so
+    that no record can make the whole fail. What fails all the same (no data) counts nothing.
     """
     from ...privacy.counts import noisy_counts
     from ...privacy.noise.keystream import Keystream

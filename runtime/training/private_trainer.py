@@ -25,6 +25,8 @@ What differs from `torch_trainer`:
   NOT COVERED: code that does not come back, or ends the process, for some record. Shape and dtype of a record, and that there
   are any records, count as public.
 
+`count_right` looks at every held-out record alone, so that one record changes each count by at most one whatever it does.
+
 `evaluate` is that of `torch_trainer`, exact: for the site's own people and for data that are public; the site's policy decides
 whether anything of it leaves.
 """
@@ -48,6 +50,7 @@ from ...trust.terms import PrivacyTerms
 from ..config import TrainerConfig
 from ..errors import TrainingError, TrainingFailedError
 from .device import numerics
+from .metrics import right
 from .optimisers import build_optimizer, build_scheduler
 from .seam import Array, Arrays, LocalSolver, TrainerContext, TrainingResult, check_parameters
 from .torch_trainer import TorchTrainer, finite_arrays, guard, solve
@@ -82,6 +85,25 @@ class PrivateTorchTrainer(TorchTrainer):
         trained = guard(lambda: self._private_round(model, data, round_number, solver), passed=(TrainingFailedError,))
         minutes = math.ceil((time.monotonic() - started) / 60)
         return TrainingResult(trained, {}, 0, self.device, 60.0 * minutes)
+
+    def count_right(self, parameters: Mapping[str, Array]) -> tuple[int, int]:
+        """Return held-out examples, and those whose class is right; see `seam.Trainer`.
+
+        Each record is looked at alone: one that makes the model fail is not right, and neither that nor the size of a batch
+        (on which the last bits of a score depend) changes what is counted of any other.
+        """
+        check_parameters(parameters, self._template)
+        data = self._context.require("test")
+        model = self._load(parameters).eval()
+        with torch.no_grad(), numerics(self._device, 0):
+            return len(data), sum(self._is_right(model, data, one) for one in range(len(data)))
+
+    def _is_right(self, model: nn.Module, data: Arrays, one: int) -> bool:
+        try:
+            x, _ = self._tensors(Arrays(data.x[one : one + 1], data.y[one : one + 1]))
+            return right(model(x).cpu().double().numpy().reshape(1, -1), data.y[one : one + 1]) == 1
+        except Exception:  # noqa: BLE001  foreign code on a record: which one it was, and how it failed, stays here
+            return False
 
     def _private_round(
         self, model: nn.Module, data: Arrays, round_number: int, solver: LocalSolver | None
