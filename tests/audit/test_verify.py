@@ -229,6 +229,7 @@ LIES: dict[str, tuple[str, Callable[[Story, str, Any], Said], str]] = {
     "another order of inputs": ("commit 0", inputs(lambda items: items[::-1]), "10"),
     "nobody says who was left out": ("commit 0", change(excluded=()), "10"),
     "another rule": ("commit 0", change(rule="fedavg"), "10"),
+    "a state where there was none": ("commit 1", change(state=digest("state")), "10"),
     "other parameters": ("commit 0", change(parameters={"clip_norm": 9.0}), "10"),
     "an excluded update counted": ("commit 0", sealed_twice, "10"),
     "last round's update counted again": (

@@ -26,8 +26,10 @@ from counterseal.runtime.server.start import start_run
 from counterseal.runtime.site.site import Site
 from counterseal.trust.canonical import parse
 from counterseal.trust.dsse import read
+from counterseal.trust.terms import PrivacyTerms
 
 from ..federation import DirectTransport, Federation, run_config, trainer_of
+from ..private import TERMS, private_run, private_site
 
 AUDITOR = "auditor@fed.example"
 RULES = ("iiadmm", "iceadmm")
@@ -294,6 +296,36 @@ def test_an_aborted_attempt_changes_no_pair(tmp_path: Path) -> None:
         one.require_equal()
     assert result.outcome == "completed"
     replayed(one.federation)
+
+
+# Privacy
+
+OUTPUT = PrivacyTerms(
+    mechanism="output-gaussian",
+    unit="site",
+    adjacency="any",
+    clip_norm=0.5,
+    noise_multiplier=5.0,
+    delta=1e-6,
+    releases=2,
+)
+
+
+@pytest.mark.parametrize(
+    ("rule", "mechanism"), [("iiadmm", "output-gaussian"), ("iiadmm", "dp-sgd"), ("iceadmm", "dp-sgd")]
+)
+def test_both_ends_replay_from_the_noisy_value(tmp_path: Path, rule: str, mechanism: str) -> None:
+    terms = OUTPUT if mechanism != "dp-sgd" else TERMS
+    config = private_run(terms, aggregation=admm(rule, rho=4.0), rounds=2, minimum_sites=3)
+    federation = Federation.make(tmp_path / "fed", 3, auditor=True)
+    one = World(federation, config)
+    with ExitStack() as stack:
+        for name in federation.sites:
+            one.sites[name] = stack.enter_context(private_site(federation, name))
+        result, log = one.play()
+        one.require_equal()
+    assert result.outcome == "completed", [event.reason for event in log if isinstance(event, ReceiptFile)]
+    replayed(federation)
 
 
 # Crashes
