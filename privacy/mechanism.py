@@ -41,7 +41,20 @@ from .grid import Grid, Norm, Real
 from .noise import DiscreteGaussian, DiscreteLaplace, Keystream
 from .noise.table import Int64, upward
 
-__all__ = ["Central", "Clip", "Float32", "Kind", "Local", "Mechanism", "Noise", "Plan", "Quantise", "Release", "Trust"]
+__all__ = [
+    "Central",
+    "Clip",
+    "Float32",
+    "Kind",
+    "Local",
+    "Mechanism",
+    "Noise",
+    "Plan",
+    "Quantise",
+    "Release",
+    "Trust",
+    "per_record",
+]
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 Kind = Literal["gaussian", "laplace"]
@@ -184,6 +197,11 @@ class Mechanism(Generic[Trust]):
             )
         plan = self.plan(rows.shape[1])
         return plan.released(plan.summed(rows, stream), stream, divisor)
+
+
+def per_record(clip_norm: float, noise_multiplier: float) -> Mechanism[Local]:
+    """Return one step of DP-SGD: each record clipped and rounded, their sum noised, by the site itself."""
+    return Mechanism((Clip("l2", clip_norm), Quantise(), Noise("gaussian", noise_multiplier)), Local())
 
 
 def _require_order(stages: tuple[Any, ...]) -> None:

@@ -44,8 +44,8 @@ import torch
 from torch import nn
 
 from ..errors import MechanismError
-from ..grid import Grid
-from ..noise import DiscreteGaussian, Keystream
+from ..mechanism import per_record
+from ..noise import Keystream
 from .dropout import KeyedDropout
 from .hooks import RecordGradients
 from .layers import check_model
@@ -86,8 +86,7 @@ class PrivateGradients:
         self._proved = False
         self._hooks = RecordGradients(model)
         self._dropout = KeyedDropout(model)
-        self.grid = Grid(clip_norm, self._hooks.dimensions)
-        self.noise = DiscreteGaussian(noise_multiplier * self.grid.bound)
+        self._plan = per_record(clip_norm, noise_multiplier).plan(self._hooks.dimensions)
 
     @property
     def dimensions(self) -> int:
@@ -113,9 +112,8 @@ class PrivateGradients:
         for first in range(0, len(records[0]), self._size):
             part = tuple(one[first : first + self._size] for one in records)
             for rows in self._pieces(self._micro_batch(losses, part)):
-                total = self.grid.total(total, self.grid.quantise(rows, stream))
-        total = self.grid.total(total, self.noise.sample(self.dimensions, stream))
-        self._hand_over(self.grid.to_float(total, self._normaliser))
+                total = self._plan.grid.total(total, self._plan.summed(rows, stream))
+        self._hand_over(self._plan.released(total, stream, self._normaliser).values)
 
     def close(self) -> None:
         """Give the model back, in the mode in which it came. Closing twice is nothing."""

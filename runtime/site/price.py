@@ -20,7 +20,7 @@ from ...privacy.accounting.rdp import Cost, rdp_cost
 from ...privacy.accounting.statement import Statement, stated_epsilon
 from ...privacy.counts import counts_event
 from ...privacy.grid import Grid
-from ...privacy.noise.gaussian import DiscreteGaussian
+from ...privacy.mechanism import Local, Plan, per_record
 from ...privacy.output import plan_of
 from ...trust.terms import PrivacyTerms
 from ..config.privacy import CountsConfig
@@ -90,11 +90,14 @@ def price_of(terms: PrivacyTerms, counts: CountsConfig | None, dimensions: int) 
     Raises:
         PrivacyError: terms for which there is no noise, or no argument.
     """
-    if terms.mechanism == "dp-sgd":
-        bound = bound_units(terms.clip_norm, dimensions)
-        return Price(terms, counts, bound, dimensions, DiscreteGaussian(terms.noise_multiplier * bound).tv)
-    plan = plan_of(terms.mechanism, terms.clip_norm, terms.noise_multiplier, dimensions)
+    plan = _plan(terms, dimensions)
     return Price(terms, counts, plan.bound, dimensions, plan.noise.tv)
+
+
+def _plan(terms: PrivacyTerms, dimensions: int) -> Plan[Local]:
+    if terms.mechanism == "dp-sgd":
+        return per_record(terms.clip_norm, terms.noise_multiplier).plan(dimensions)
+    return plan_of(terms.mechanism, terms.clip_norm, terms.noise_multiplier, dimensions)
 
 
 def bound_units(clip_norm: float, dimensions: int) -> int:

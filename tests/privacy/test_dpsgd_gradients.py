@@ -94,13 +94,14 @@ def test_a_step_equals_an_independent_computation(count: int) -> None:
 def test_the_norm_of_every_record_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Huge gradients: what is summed is integers of norm at most K."""
     seen: list[np.ndarray] = []
-    quantise = Grid.quantise
+    blocks = Grid._blocks
 
     def spy(self: Grid, rows: Any, stream: Keystream) -> Any:
-        seen.append(quantise(self, rows, stream))
-        return seen[-1]
+        for block in blocks(self, rows, stream):
+            seen.append(block.astype(np.int64))
+            yield block
 
-    monkeypatch.setattr(Grid, "quantise", spy)
+    monkeypatch.setattr(Grid, "_blocks", spy)
     model, (x, y) = small(), data(6)
     step(model, (x * 1e30, y), key(2))
     integers = np.concatenate(seen)
