@@ -28,7 +28,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from ...errors import CountersealError
-from ...privacy.errors import AdjacencyError, AnchorError, BudgetError, SecondReleaseError
+from ...privacy.errors import AdjacencyError, AnchorError, BudgetError, SecondReleaseError, UnsupportedModelError
 from ...privacy.ledger.orders import Outcome, RunOrder, TicketOrder
 from ...trust.charter.signing import SignedCharter
 from ...trust.errors import TicketError
@@ -40,6 +40,7 @@ from .checks import Verified
 
 if TYPE_CHECKING:
     from ...privacy.ledger.balance import Balance
+    from ...privacy.ledger.book import Run
     from ...privacy.ledger.ledger import Ledger
     from ...trust.policy.policy import SitePolicy
     from ...trust.policy.request import Action, PolicyRequest
@@ -104,7 +105,7 @@ class Steward:
         Raises:
             RefusedError: policy or budget say no.
             TicketError: the ticket's terms are not those of ``run.start``.
-            TrainingFailedError: this ticket failed before, and its answer was lost.
+            TrainingFailedError, UnsupportedModelError: this ticket failed before, and its answer was lost.
             LedgerError: the ledger cannot be used, and a person must look.
             LedgerUnavailableError: its anchor does not answer now; nothing was decided.
         """
@@ -186,6 +187,7 @@ class Steward:
             known = ledger.ticket(verified.ticket.digest)
             if known is not None and known.outcome is not None:
                 raise _again(known.outcome)
+            _require_paid(ledger.run(ticket.federation, ticket.run, self._identity), price)
             verdict = self._asked("train", config, verified, price, ledger.forecast(run))
             ledger.reserve_run(run)
             ledger.reserve(order)
@@ -275,10 +277,22 @@ def _ledger_faults() -> Iterator[None]:
         raise LedgerUnavailableError(error.what, where=error.where, remedy=error.remedy) from None
 
 
+def _require_paid(reserved: Run | None, price: Price) -> None:
+    """Return if a run that was reserved before was reserved for what a release costs now.
+
+    The ledger knows a run by its names. A second federation of the same names could otherwise draw from the first one's
+    reservation for a release with more in it: counts that the first run did not ask for.
+    """
+    if reserved is not None and any(now > then for now, then in zip(price.cost.numbers, reserved.cost, strict=True)):
+        raise RefusedError("a run of this name was reserved for releases that cost less", where=f"run {reserved.key[1]}")
+
+
 def _again(outcome: str) -> CountersealError:
     """Return the answer to a ticket whose release is over, although this site's state does not know of it."""
     if outcome == "failed":
         return TrainingFailedError("this ticket failed before")
+    if outcome == "not_started":
+        return UnsupportedModelError("this ticket's model was refused before")
     return RefusedError(
         "the ledger says that this ticket's update was released, and this site's state does not",
         remedy="The state folder is older than the ledger: restore the newest one. A second release would be a second cost.",

@@ -99,7 +99,8 @@ NOT_COVERED: tuple[tuple[str, str], ...] = (
     (
         "A ledger and its anchor put back together",
         "While the site's process lives it is caught (P4-021). After a restart nobody outside remembers: the anchor must lie "
-        "where whoever restores the ledger cannot write. A ledger without an anchor is NOT COVERED; a policy can refuse it (P4-012).",
+        "where whoever restores the ledger cannot write. A ledger without an anchor is NOT COVERED; a policy can refuse it "
+        "(P4-012).",
     ),
     (
         "What an officer decides",
@@ -137,8 +138,9 @@ def markdown(rows: Iterable[Row]) -> str:
         "run, and each with the one code that it must meet. A row passes only if the code is exactly that one, nothing was",
         "half-written, and the run then ends as it should: with the same model, bit for bit, as the undisturbed run, or with the",
         "model of the run without the attacked site's part, or with the attacked site halted and the evidence kept. In private",
-        "runs, whose noise differs each time, the ledger must have paid for just the releases that were made or begun. The log must",
-        "still verify. This page is printed from the tests (`python -m counterseal.tests.attacks.table`) and compared with them.",
+        "runs, whose noise differs each time, the ledger must have paid for just the releases that were made or begun. The log",
+        "must still verify. This page is printed from the tests (`python -m counterseal.tests.attacks.table`) and compared with",
+        "them.",
         "",
         "*By*: **network** changes what the transport carries, **storage** what the store holds, **server** and **site** hold",
         "their real keys and lie, **member** is a party that the group does not name active, **thief** has stolen a disk, a",
