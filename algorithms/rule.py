@@ -21,6 +21,8 @@ A rule with ``needs_cohort`` (ADMM) keeps two or more rows of float32 for **ever
 reads all m of them and returns new ones for the updates' members only: the pair of who was absent stays the blob it
 is. Such a rule is a `CohortRule`, with a half for the site, where the same `replay` gives the same bits.
 
+A `NoisyRule` (DP-FedAvg) gets one row of noise as its state, drawn for this version and no other, and returns none.
+
 Not handled here: which updates count at all (`trust.screening`, `schedule`), the sealed blobs and their order of reading
 (`runtime`), the commitments to coefficients (`audit`).
 
@@ -49,6 +51,7 @@ __all__ = [
     "Cohort",
     "CohortRule",
     "Gram",
+    "NoisyRule",
     "Parameter",
     "Plane",
     "Registry",
@@ -233,17 +236,42 @@ class CohortRule(AggregationRule, Protocol):
         """
 
 
+@runtime_checkable
+class NoisyRule(AggregationRule, Protocol):
+    """A rule that adds noise: whole numbers drawn for one version, which `combine` gets as the only row of its state.
+
+    They are the only secret in the result, so who holds them (the server, the auditor) is trusted.
+    """
+
+    @property
+    def clip_norm(self) -> float:
+        """The L2 norm to which every update is clipped."""
+
+    @property
+    def noise_multiplier(self) -> float:
+        """Standard deviation of the noise on the sum, over ``clip_norm``."""
+
+    @property
+    def sites(self) -> int:
+        """The public number that the sum is divided by: all sites of the charter."""
+
+    @property
+    def fineness(self) -> int:
+        """What one update contributes at most in L2, in whole numbers."""
+
+
 Registry: TypeAlias = Mapping[str, Callable[[Mapping[str, Parameter]], AggregationRule]]
 """Rules by name: each takes its parameters and returns the rule, or raises `RuleError`."""
 
 
 def rules() -> Registry:
     """Return the rules that this package brings, by name."""
+    from .dp_fedavg import DPFedAvg
     from .fedavg import FedAvg, NormClippedFedAvg
     from .iceadmm import ICEADMM
     from .iiadmm import IIADMM
 
-    kinds: Final = (FedAvg, NormClippedFedAvg, IIADMM, ICEADMM)
+    kinds: Final = (FedAvg, NormClippedFedAvg, IIADMM, ICEADMM, DPFedAvg)
     found: dict[str, Callable[[Mapping[str, Parameter]], AggregationRule]] = {}
     for kind in kinds:
         found[kind.NAME] = kind.from_parameters

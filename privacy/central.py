@@ -43,9 +43,9 @@ from .noise import Keystream
 __all__ = ["aggregate", "expected_noise", "mechanism"]
 
 
-def mechanism(clip_norm: float, noise_multiplier: float) -> Mechanism[Central]:
-    """Return the list of stages for updates clipped to ``clip_norm`` in L2."""
-    return Mechanism((Clip("l2", clip_norm), Quantise(), Noise("gaussian", noise_multiplier)), Central())
+def mechanism(clip_norm: float, noise_multiplier: float, fineness: int | None = None) -> Mechanism[Central]:
+    """Return the list of stages for updates clipped to ``clip_norm`` in L2, ``fineness`` grid units."""
+    return Mechanism((Clip("l2", clip_norm), Quantise(fineness), Noise("gaussian", noise_multiplier)), Central())
 
 
 def aggregate(

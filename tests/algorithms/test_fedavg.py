@@ -19,6 +19,7 @@ from counterseal.algorithms.fedavg import FedAvg, NormClippedFedAvg
 from counterseal.algorithms.rule import (
     AggregationRule,
     CohortRule,
+    NoisyRule,
     UpdateMeta,
     Workspace,
     make_rule,
@@ -205,6 +206,7 @@ REQUIRED: dict[str, dict[str, float]] = {
     "norm-clipped-fedavg": {"clip_norm": 2},
     "iiadmm": {"rho": 1, "clip_norm": 2},
     "iceadmm": {"rho": 1, "clip_norm": 2},
+    "dp-fedavg": {"clip_norm": 2, "noise_multiplier": 1, "sites": 3},
 }
 
 
@@ -213,7 +215,8 @@ def test_every_rule_keeps_the_laws_of_the_seam(name: str) -> None:
     rule: AggregationRule = make_rule(name, REQUIRED.get(name, {}))
     assert rule.name == name and make_rule(rule.name, rule.parameters()) == rule
     assert rule.planes[0] == "delta" and not rule.needs_gram
-    assert isinstance(rule, CohortRule) == rule.needs_cohort == (rule.state_planes != ())
+    assert isinstance(rule, CohortRule) == rule.needs_cohort
+    assert (rule.needs_cohort or isinstance(rule, NoisyRule)) == (rule.state_planes != ())
 
 
 def test_other_rules_come_through_the_registry() -> None:
