@@ -10,6 +10,7 @@ import typer
 from .output import JsonFlag, console, emit, plain
 
 if TYPE_CHECKING:
+    from ...audit.checks.evidence import Evidence
     from ..accounts import Account
 
 __all__ = ["privacy"]
@@ -23,7 +24,8 @@ def privacy(
 ) -> None:
     """Compute every site's epsilon again from the terms in the log, and compare it with what the site signed.
 
-    Needs the extra `dp`. Whether the noise was drawn as said is not in any log. Exit code 1 if a stated epsilon does not agree.
+    Needs the extra `dp`. Whether the noise was drawn as said is not in any log. Exit code 1 if a stated epsilon does not
+    agree, or if the copy of the log does not hold: receipts may then be missing; `counterseal audit verify` says more.
 
     Example: counterseal audit privacy server/log --charter charter
     """
@@ -34,15 +36,30 @@ def privacy(
     from .audit import charter_held
 
     source = FolderSource(folder)
-    reading = read_events(gather(source, Trust(charter_held(charter), objects=source.objects())))
+    evidence = gather(source, Trust(charter_held(charter), objects=source.objects()))
+    reading = read_events(evidence)
+    faults = [*_faults(evidence), *reading.faults]
     found = [one for one in accounts((one.index, one.event) for one in reading.events) if run in (None, one.run)]
     rows = [(one, second_opinion(one)) for one in found]
     if as_json:
-        emit({"agree": all(one.agrees for one in found), "sites": [_as_json(one, other) for one, other in rows]})
+        agree = all(one.agrees for one in found)
+        emit({"agree": agree, "faults": faults, "sites": [_as_json(one, other) for one, other in rows]})
     else:
-        _show(rows, len(reading.faults))
-    if not all(one.agrees for one in found):
+        _show(rows, faults)
+    if faults or not all(one.agrees for one in found):
         raise typer.Exit(1)
+
+
+def _faults(evidence: Evidence) -> list[str]:
+    """Return why the leaves may not be all that the log holds."""
+    latest = evidence.latest
+    if latest is None:
+        return ["no checkpoint here is signed by the log that the charter names"]
+    if evidence.unread:
+        return [evidence.unread]
+    if len(evidence.leaves) != latest.size or evidence.tree.root(latest.size) != latest.root:
+        return ["the leaves do not hash to the checkpoint's root"]
+    return []
 
 
 def _as_json(one: Account, other: float | None) -> dict[str, Any]:
@@ -63,10 +80,14 @@ def _as_json(one: Account, other: float | None) -> dict[str, Any]:
     }
 
 
-def _show(rows: list[tuple[Account, float | None]], faults: int) -> None:
+def _show(rows: list[tuple[Account, float | None]], faults: list[str]) -> None:
     from rich.box import ROUNDED
     from rich.table import Table
 
+    if faults:
+        typer.echo(
+            f"This copy does not hold ({len(faults)} faults, the first: {plain(faults[0])}): `counterseal audit verify`."
+        )
     if not rows:
         typer.echo("No run in this log has privacy terms.")
         return
@@ -102,5 +123,3 @@ def _show(rows: list[tuple[Account, float | None]], faults: int) -> None:
     typer.echo(
         "Not covered: whether the noise was drawn as said, and whether each site's ledger held. Both are the site's word."
     )
-    if faults:
-        typer.echo(f"{faults} leaves did not hold and were left out: `counterseal audit verify` says which.")
