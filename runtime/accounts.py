@@ -24,7 +24,7 @@ from ..trust.terms import PrivacyTerms
 from .config.privacy import CountsConfig
 from .site.price import Price
 
-__all__ = ["Account", "accounts", "second_opinion"]
+__all__ = ["Account", "accounts", "coarse_price", "second_opinion"]
 
 _COARSEST = 4096
 """Grid units in a clipping bound, at least (`privacy.grid`)."""
@@ -108,11 +108,15 @@ def second_opinion(account: Account) -> float | None:
     return float(other.get_epsilon(terms.delta))
 
 
+def coarse_price(terms: PrivacyTerms, counts: CountsConfig | None) -> Price:
+    """Return the price of releases on the coarsest grid, which needs no model: at least that of any model's own."""
+    return Price(terms, counts, _COARSEST if terms.mechanism == "dp-sgd" else 2 * _COARSEST, 1, 0.0)
+
+
 def _account(run: RunStart, site: str, terms: PrivacyTerms, leaf: int, spending: Spending, count: int) -> Account:
     counts = run.config["privacy"].get("counts")
     known = None if counts is None else CountsConfig.from_json(counts, what="run.start privacy")
-    bound = _COARSEST if terms.mechanism == "dp-sgd" else 2 * _COARSEST
-    price = Price(terms, known, bound, 1, 0.0)
+    price = coarse_price(terms, known)
     recomputed = price.statement(count).epsilon
     whole = price.statement(terms.releases).epsilon
     return Account(run.run, site, terms, known, spending, leaf, count, recomputed, whole)

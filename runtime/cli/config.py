@@ -80,18 +80,30 @@ model:
   parameters: {inputs: 13, classes: 2, hidden: [32]}
 trainer:
   name: torch               # or numpy-linear (logistic and linear models; needs no torch)
-  optimizer: {name: sgd, parameters: {lr: 0.05}}
-  epochs: 1                 # passes over a site's data in a round; or steps: N
-  batch_size: 32
+  optimizer: {name: sgd, parameters: {lr: 0.5}}
+  steps: 8                  # of a round; without privacy also epochs: N
+  batch_size: 64            # under dp-sgd: how many records are computed at once, nothing else
   metrics: [{name: accuracy}]
 aggregation:
-  rule: norm-clipped-fedavg # or fedavg
+  rule: norm-clipped-fedavg # fedavg, iiadmm, iceadmm
   clip_norm: 10.0           # the largest L2 norm with which one update counts
 minimum_sites: 2            # fewer updates abort the round
 round_seconds: 600          # its deadline
 evaluation:
-  sites: true               # each site evaluates on its own held-out data
+  sites: false              # exact metrics of a site: only without privacy
   server: false
+privacy:                    # without this block updates leave the sites exactly as computed
+  terms:                    # literal numbers, written down without looking at anybody's data
+    mechanism: dp-sgd       # or output-gaussian, output-laplace: the site as a whole
+    unit: patient           # what the loaders make one record of
+    adjacency: add-remove
+    clip_norm: 1.0          # of one record's gradient
+    noise_multiplier: 1.1   # what it comes to: `counterseal ledger price run.yaml`
+    delta: 1.0e-5
+    releases: 20            # updates of one site at most: at least the rounds
+    steps: 8
+    sampling_rate: 0.1      # the chance of each record to be in a step
+    normaliser: 25          # a public number, about the expected batch
 """
 
 _SITE = """\
@@ -108,6 +120,15 @@ loader:
   file: loader.py                # `load(parameters)` returns a SiteData
   sha256: "0000000000000000000000000000000000000000000000000000000000000000"  # counterseal plugin digest loader.py
   folder: data                   # handed to the loader as parameters["folder"]
+privacy:
+  ledger:
+    path: ledger/ledger.sqlite   # a local disk; `counterseal ledger create` makes it
+    anchor: {kind: path, path: /mnt/other-disk/site-1.mark}  # or s3-object-lock, pkcs11: what notices an old copy
+  population: patients           # whose budget: `counterseal ledger cap`
+  dataset: ward-7                # these data: `counterseal ledger map`
+  unit: patient
+# policy: site.cedar             # by default what `counterseal policy default` prints
+# unprotected: true              # take part in runs without privacy, whose updates leave exactly as computed
 """
 
 _SERVER = """\

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from .ledger_price import price
 from .output import JsonFlag, console, emit, fields, jsonable, plain
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Keep the ledger of privacy spent, and set its caps."
 )
+
+app.command()(price)
 
 Config = Annotated[
     Path,
