@@ -16,8 +16,8 @@ to stop early is a post-processing of not stopping. dp_accounting computes it on
 Numbers: dp_accounting composes by Fourier transform in float64. Its errors grow with the number n of compositions and can
 lie on the wrong side (seen: 4e-12 too little delta after 1e5 steps). So epsilon is read off at delta less a slack of
 1e-13 + 2e-15 n. Losses are on a grid of 1e-3, or of 1e-4 for many steps at a small epsilon (`interval_for`). Where this does
-not serve (the slack eats half of delta, epsilon above 100), the Renyi bound of `rdp` is stated instead, minimised over orders
-2 to 256, which a fixed sequence permits. In either case epsilon is rounded up to 4 digits.
+not serve (the slack eats half of delta, epsilon above 100, over 300,000 steps), the Renyi bound of `rdp` is stated instead,
+minimised over orders 2 to 256, which a fixed sequence permits. In either case epsilon is rounded up to 4 digits.
 
 **delta** is stated with the drawn noise's total variation distance tv from the accounted noise: delta + (1 + e^epsilon) tv.
 
@@ -41,6 +41,8 @@ from .rounding import up
 __all__ = ["Statement", "stated_epsilon"]
 
 _LARGEST: Final = 100.0
+_MOST_STEPS: Final = 300_000
+"""Beyond, composing takes minutes, and dp_accounting gigabytes for some events: whoever asks for terms chooses how many."""
 _ORDERS: Final = (*range(2, 33), 40, 48, 64, 80, 96, 128, 192, 256)
 
 
@@ -101,7 +103,7 @@ def _epsilon(events: tuple[Event, ...], delta: float) -> tuple[float, str]:
     best = min((pure, "sum of pure epsilons"), (renyi, "Renyi divergences of orders 2 to 256"))
     steps = sum(event.steps for event in events)
     usable = delta - (1e-13 + 2e-15 * steps)
-    if renyi <= _LARGEST and usable >= delta / 2:
+    if renyi <= _LARGEST and steps <= _MOST_STEPS and usable >= delta / 2:
         interval = interval_for(steps, renyi)
         words = f"privacy loss distribution, interval {interval:g}, pessimistic"
         best = min(best, (_pld_epsilon(events, usable, interval), words))

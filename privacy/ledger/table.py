@@ -55,7 +55,7 @@ class Transaction:
             "SELECT counter, digest, entry FROM entries WHERE counter > ? ORDER BY counter", (counter,)
         )
         for number, digest, raw in rows:
-            entry = Entry.parse(raw)
+            entry = Entry.parse(raw if isinstance(raw, bytes) else b"")  # another table than ours may hold anything
             if (entry.counter, entry.digest) != (number, digest):
                 raise LedgerDamagedError(f"row {number} does not hold the entry that it names", where="ledger")
             yield entry
