@@ -23,25 +23,21 @@ memory of runs that are over, which stays; what a solver does (`algorithms`).
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ...algorithms.arithmetic import Float32, narrow, widen
 from ...algorithms.cohort import Tally
-from ...algorithms.rule import CohortRule, Solver, Workspace, make_rule
+from ...algorithms.rule import CohortRule
 from ...algorithms.solver import objective_scale
-from ...algorithms.statistics import Admission
 from ...audit.events import RunStart
 from ...durable import Probe, make_folder, silent
 from ...errors import CountersealError
-from ...parameters import Plane, Schema, TensorSpec, decode, encode
+from ...parameters import Schema, decode, encode
 from ...trust.blob.manifest import Place, read_manifest
 from ...trust.blob.open import open_blob
 from ...trust.blob.seal import seal
@@ -49,110 +45,18 @@ from ...trust.documents import Signed
 from ...trust.keys.member import MemberKeys
 from ...trust.tickets import Ticket
 from ..drafts import remove_drafts
-from ..errors import LostStateError, TrainingFailedError
+from ..errors import LostStateError
 from ..journal import Journal
 from ..parties import Parties
-from ..planes import row_schema, update_schema
 from ..rule_state import float_bits, float_value
 from ..stores.tree import FileSource
 from ..training.seam import Array
+from .local_round import LocalRound, Pair, next_pair, pending_schema, rule_of, state_schema, wide
 from .settlement import Settlement
 
-__all__ = ["LocalRound", "Pair", "SiteMemory", "rule_of"]
+__all__ = ["SiteMemory"]
 
 _log = logging.getLogger(__name__)
-
-_BLOCK = 1 << 18
-
-
-def rule_of(run: RunStart) -> CohortRule | None:
-    """Return the run's rule if it has a half at the site."""
-    rule = make_rule(run.rule, run.parameters)
-    return rule if isinstance(rule, CohortRule) else None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Pair:
-    """Dual and primal by tensor, flat float32, as both ends have them, and the penalty of the next round."""
-
-    ticket: str
-    """Whose update made it."""
-    dual: Mapping[str, Float32]
-    primal: Mapping[str, Float32] | None
-    """None where penalties do not adapt."""
-    rho: float
-
-
-@dataclass(eq=False)
-class LocalRound:
-    """One round at the site: the solver that trains, and what is sent, as it is sent."""
-
-    rule: CohortRule
-    ticket: Signed[Ticket]
-    schema: Schema
-    """The floating tensors of the model."""
-    parameters: Mapping[str, Array]
-    dual: Mapping[str, Float32]
-    rho: float
-    solver: Solver
-    _sent: list[bytes] = field(default_factory=list)
-
-    @property
-    def updates(self) -> Schema:
-        """The schema of what is sent."""
-        return update_schema(self.rule.planes, self.schema)
-
-    def centre(self, parent: Float32) -> Float32:
-        """Return where output perturbation clips around: w + l / rho, a function of released values (`algorithms.iiadmm`)."""
-        flat = [self.dual[spec.name] for spec in self.schema.tensors]
-        with np.errstate(all="ignore"):
-            return parent + np.concatenate(flat) / np.float32(self.rho)
-
-    def require_stepped(self, after: Mapping[str, Array]) -> None:
-        """Return if every floating tensor that training changed was stepped by the solver.
-
-        Raises:
-            TrainingFailedError: one has no dual that would bring it back: running statistics, for instance.
-        """
-        for spec in self.schema.tensors:
-            if spec.name not in self.solver.stepped and not np.array_equal(
-                after[spec.name], self.parameters[spec.name]
-            ):
-                raise TrainingFailedError(
-                    f"training changed {spec.name} without the solver",
-                    where=self.rule.name,
-                    remedy="Take a model without running statistics (group or layer normalisation), or another rule.",
-                )
-
-    def sent(self, delta: Iterator[memoryview], admission: Admission) -> Iterator[memoryview]:
-        """Yield the canonical bytes of the update whose plane ``delta`` is given, and remember them.
-
-        delta: the canonical bytes over `schema`, of which ``admission`` was told; it is told of the other planes here.
-        """
-        next(delta)  # the header of the model's schema
-        yield memoryview(self.updates.header())
-        for chunk in itertools.chain(delta, *(self._plane(plane, admission) for plane in sorted(self.rule.planes)[1:])):
-            self._sent.append(bytes(chunk))
-            yield chunk
-
-    def _plane(self, plane: Plane, admission: Admission) -> Iterator[memoryview]:
-        for spec in self.schema.tensors:
-            values = self.solver.planes[plane][spec.name]
-            for start in range(0, spec.size, _BLOCK):
-                exact = np.array(values[start : start + _BLOCK])
-                stored = exact if spec.dtype == "F32" else np.empty(exact.size, spec.numpy_dtype)
-                if spec.dtype != "F32":
-                    narrow(exact, spec.dtype, stored)
-                    widen(stored, spec.dtype, exact)
-                admission.feed(exact)
-                yield stored.view(np.uint8).data
-
-    def released(self) -> Iterator[bytes | memoryview]:
-        """Yield the canonical bytes of what is kept until the log settles the ticket (`_pending_schema`)."""
-        yield _pending_schema(self.rule, self.schema).header()
-        yield from self._sent
-        floats = {spec.name: self.parameters[spec.name] for spec in self.schema.tensors}
-        yield from itertools.islice(encode(self.schema, floats), 1, None)
 
 
 class SiteMemory:
@@ -204,7 +108,7 @@ class SiteMemory:
         if rule is None:
             return None
         floats = schema.floats()
-        parent = {spec.name: _wide(spec, parameters[spec.name]) for spec in floats.tensors}
+        parent = {spec.name: wide(spec, parameters[spec.name]) for spec in floats.tensors}
         pair = self.pair(run, floats)
         dual = {name: np.zeros_like(one) for name, one in parent.items()} if pair is None else pair.dual
         rho = rule.penalty if pair is None else pair.rho
@@ -215,7 +119,7 @@ class SiteMemory:
     def keep(self, made: LocalRound) -> None:
         """Keep what was released for a ticket until the log settles it: before the work is journaled as done."""
         order, digest = made.ticket.document, made.ticket.digest
-        schema = _pending_schema(made.rule, made.schema)
+        schema = pending_schema(made.rule, made.schema)
         manifest = self._seal(self._pending_path(digest), made.released(), schema, order.run, order.version, digest)
         self._journal.put(
             f"memory-pending/{order.run}/{digest}",
@@ -235,13 +139,13 @@ class SiteMemory:
             return self._fresh
         try:
             self.require(run)
-            found = self._open(self._state_path(current["ticket"]), current, _state_schema(rule, schema), run.run)
+            found = self._open(self._state_path(current["ticket"]), current, state_schema(rule, schema), run.run)
         except CountersealError as error:
             if getattr(error, "retryable", False):
                 raise
             _log.error("the memory of run %s does not open: %s", run.run, error)
             raise self._lost(run.run) from error
-        return _pair(rule, schema, found, current["ticket"], float_value(current["rho"]))
+        return Pair.of(rule, schema, found, current["ticket"], float_value(current["rho"]))
 
     # Settling
 
@@ -276,16 +180,16 @@ class SiteMemory:
         before = self.pair(run, schema)
         rho = rule.penalty if before is None else before.rho
         sent = self._open(
-            self._pending_path(ticket), {"ticket": ticket, **pending}, _pending_schema(rule, schema), run.run
+            self._pending_path(ticket), {"ticket": ticket, **pending}, pending_schema(rule, schema), run.run
         )
         tally = Tally((0,))
-        after = dict(_replay(rule, schema, sent, coefficient, before, rho, tally))
-        made = _state_schema(rule, schema)
+        after = dict(next_pair(rule, schema, sent, coefficient, before, rho, tally))
+        made = state_schema(rule, schema)
         path = self._state_path(ticket)
         manifest = self._seal(path, encode(made, after), made, run.run, pending["version"], ticket)
         (following,) = rule.adapt((rho,), tally)
         entry = {"ticket": ticket, "version": pending["version"], "manifest": manifest, "rho": float_bits(following)}
-        return entry, _pair(rule, schema, after, ticket, following)
+        return entry, Pair.of(rule, schema, after, ticket, following)
 
     def rest(self) -> None:
         """Let go of what is in memory; the next round opens it again."""
@@ -355,74 +259,3 @@ class SiteMemory:
             remedy="Restore the state folder. Without it this site cannot train in this run any more; the others go on, "
             "with what it released before.",
         )
-
-
-def _pending_schema(rule: CohortRule, schema: Schema) -> Schema:
-    """Return the tensors that were sent, and those of the model that they were computed from."""
-    sent = [TensorSpec(f"{plane}/{one.name}", one.dtype, one.shape) for plane in rule.planes for one in schema.tensors]
-    parent = [TensorSpec(f"parent/{one.name}", one.dtype, one.shape) for one in schema.tensors]
-    return Schema(tuple(sorted([*sent, *parent], key=lambda one: one.name)))
-
-
-def _kept(rule: CohortRule) -> tuple[str, ...]:
-    """Return the planes that a site keeps: `replay` reads the primal before for the tally alone."""
-    return tuple(plane for plane in rule.state_planes if plane != "primal" or rule.balanced)
-
-
-def _pair(rule: CohortRule, schema: Schema, found: Mapping[str, Array], ticket: str, rho: float) -> Pair:
-    planes = {
-        plane: {spec.name: found[f"{plane}/{spec.name}"].reshape(-1) for spec in schema.tensors}
-        for plane in _kept(rule)
-    }
-    return Pair(ticket, planes["dual"], planes.get("primal"), rho)
-
-
-def _state_schema(rule: CohortRule, schema: Schema) -> Schema:
-    rows = [spec for plane in _kept(rule) for spec in row_schema(plane, schema).tensors]
-    return Schema(tuple(sorted(rows, key=lambda spec: spec.name)))
-
-
-def _replay(
-    rule: CohortRule,
-    schema: Schema,
-    sent: Mapping[str, Array],
-    coefficient: float,
-    before: Pair | None,
-    rho: float,
-    tally: Tally,
-) -> Iterator[tuple[str, Array]]:
-    """Yield the next pair's tensors; all elements in the schema's order, since the tally's sums have one."""
-    room = Workspace.of(_BLOCK)
-    for spec in schema.tensors:
-        planes = {plane: _wide(spec, sent[f"{plane}/{spec.name}"]) for plane in rule.planes}
-        parent = _wide(spec, sent[f"parent/{spec.name}"])
-        old = dict(rule.initial_state(parent))
-        if before is not None:
-            old |= {"dual": before.dual[spec.name]}
-            old |= {} if before.primal is None else {"primal": before.primal[spec.name]}
-        made = {name: np.empty(spec.size, np.float32) for name in _kept(rule)}
-        for start in range(0, spec.size, _BLOCK):
-            part = slice(start, min(start + _BLOCK, spec.size))
-            new = rule.replay(
-                {plane: values[part] for plane, values in planes.items()},
-                coefficient,
-                parent[part],
-                {name: values[part] for name, values in old.items()},
-                rho,
-                tally=tally,
-                workspace=room,
-            )
-            for name, values in made.items():
-                np.copyto(values[part], new[name])
-        for name, values in made.items():
-            yield f"{name}/{spec.name}", values.reshape(spec.shape)
-
-
-def _wide(spec: TensorSpec, stored: Array) -> Float32:
-    """Return a stored tensor as flat float32."""
-    flat = np.ascontiguousarray(stored).reshape(-1)
-    if spec.dtype == "F32":
-        return np.asarray(flat, np.float32)
-    out = np.empty(spec.size, np.float32)
-    widen(flat, spec.dtype, out)
-    return out

@@ -21,7 +21,8 @@ from counterseal.runtime.errors import LostStateError, StoreUnavailableError, Tr
 from counterseal.runtime.journal import Journal
 from counterseal.runtime.parties import Parties
 from counterseal.runtime.planes import update_schema
-from counterseal.runtime.site.memory import LocalRound, SiteMemory
+from counterseal.runtime.site.local_round import LocalRound
+from counterseal.runtime.site.memory import SiteMemory
 from counterseal.runtime.site.settlement import Settlement
 from counterseal.runtime.site.work import update_bytes
 from counterseal.runtime.stores.tree import FileSource
