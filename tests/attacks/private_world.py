@@ -116,6 +116,8 @@ class Told:
 class PrivateWorld(World):
     """A copy of the stopped federation, for one attack."""
 
+    federation: PrivateFederation
+
     def ledger(self, site: str = ME) -> Ledger:
         """Return the site's ledger, opened anew."""
         return open_ledger(self.folder, site)

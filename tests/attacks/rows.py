@@ -7,6 +7,7 @@ from .rows_budget import BUDGET
 from .rows_delivery import DELIVERY
 from .rows_group import GROUP
 from .rows_input import INPUT
+from .rows_ledger import LEDGER
 from .rows_log import LOG
 from .rows_privacy import PRIVACY
 from .rows_secrecy import SECRECY
@@ -18,7 +19,7 @@ __all__ = ["ROWS"]
 
 ROWS: tuple[Row, ...] = tuple(
     sorted(
-        (*DELIVERY, *SERVER_ROWS, *ANSWERS, *STORAGE, *GROUP, *SECRECY, *BUDGET, *PRIVACY, *LOG, *INPUT),
+        (*DELIVERY, *SERVER_ROWS, *ANSWERS, *STORAGE, *GROUP, *SECRECY, *BUDGET, *LEDGER, *PRIVACY, *LOG, *INPUT),
         key=lambda row: (int(row.id[1:].split("-")[0]), row.id),
     )
 )

@@ -16,7 +16,7 @@ from counterseal.audit.events import Event, ReceiptFile, RunStart
 from counterseal.runtime.accounts import accounts
 from counterseal.runtime.config import LossConfig, ModelConfig, PluginConfig, RunConfig
 from counterseal.runtime.config.privacy import CountsConfig, RunPrivacy
-from counterseal.runtime.site import work
+from counterseal.runtime.site import releases, work
 from counterseal.runtime.site.checks import Verified
 from counterseal.runtime.site.steward import Leave, Steward
 from counterseal.runtime.site.work import Workshop
@@ -27,8 +27,8 @@ from counterseal.trust.policy.policy import SitePolicy
 from ..federation import data_of, run_config
 from ..private import TERMS, ledger_of, privacy_of
 from .forge import Forger
+from .private_play import require_end
 from .private_world import PRIVATE, PrivateWorld, heard, private_worlds, receipt_in, sgd_run
-from .rows_budget import require_end
 from .rows_log import failures
 from .rows_server import granted
 from .table import Row
@@ -223,13 +223,13 @@ def bad_record(make: Callable[[Any, Any], None], model: str | None = None) -> Ca
 
     def play() -> str:
         data = data_of(ME)
-        parts = [Arrays(one.x.copy(), one.y.copy()) for one in (data.train, data.test) if one is not None]
-        for part in parts:
+        train, test = (Arrays(one.x.copy(), one.y.copy()) for one in (data.train, data.test) if one is not None)
+        for part in (train, test):
             make(part.x, part.y)
         config = SGD if model is None else of_model(model)
         with private_worlds("new") as world, heard() as lines:
             world.federation.plugins = approved(world)
-            _give(world, SiteData(*parts))
+            _give(world, SiteData(train, test))
             told = world.told(config)
             require_end(world, told, (0,), drawn=1)
             mine, others = (receipt_of(told.log, name) for name in (ME, OTHER))
@@ -271,7 +271,7 @@ def counted_twice() -> str:
     many.x[0, 0] = 1e9
     config = of_model("temper").model_copy(update={"privacy": RunPrivacy(terms=TERMS, counts=COUNTS)})
     made: list[Mapping[str, int]] = []
-    honest = work.counted
+    honest = releases.counted
 
     def keep(*arguments: Any) -> Any:
         made.append(honest(*arguments))
@@ -331,7 +331,7 @@ def sealing() -> Iterator[list[np.ndarray[Any, Any]]]:
         chunks = [bytes(one) for one in update]
         if shop._identity == ME:
             made.append(np.frombuffer(b"".join(chunks[1:]), np.float32))
-        return honest(shop, verified, schema, iter(map(memoryview, chunks)), head)
+        return honest(shop, verified, schema, (memoryview(one) for one in chunks), head)
 
     with patch.object(Workshop, "_seal", keep):
         yield made

@@ -16,8 +16,8 @@ from counterseal.runtime.site.price import price_of
 from counterseal.trust.errors import MalformedError
 from counterseal.trust.terms import PrivacyTerms
 
+from ..attacks.private_play import require_end
 from ..attacks.private_world import GAUSSIAN, private_worlds, sgd_run
-from ..attacks.rows_budget import require_end
 from ..attacks.world import ME
 from ..federation import run_config
 from ..private import TERMS
@@ -50,7 +50,7 @@ def retold(
     events: list[Event] = []
     for event in story():
         if isinstance(event, RunStart):
-            privacy = {"terms": terms.model_dump(mode="json"), "sites": {}}
+            privacy: dict[str, Any] = {"terms": terms.model_dump(mode="json"), "sites": {}}
             privacy["counts"] = None if counts is None else counts.model_dump(mode="json")
             event = event.model_copy(update={"config": {**event.config, "privacy": privacy}})
         elif isinstance(event, ReceiptFile) and (event.actor, event.kind) == (ME, "train"):
@@ -166,7 +166,7 @@ def test_replace_one_has_no_second_opinion_here() -> None:
 
 
 TRUE = price_of(GAUSSIAN, None, 21).statement(3).epsilon
-LIES = {
+LIES: dict[str, dict[str, Any]] = {
     "a hundredth less": {"epsilon": 0.99 * TRUE},
     "much less": {"epsilon": 0.1},
     "nothing spent": {"epsilon": 0.0},
