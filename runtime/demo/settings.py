@@ -43,18 +43,20 @@ _CLIP = 10.0
 _NOISY_CLIP = 1000.0
 """The same where output perturbation makes the updates as large as their noise."""
 _PENALTY: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
-    {"logistic": (0.2, 0.5), "mlp": (0.5, 1.5), "cnn": (1.0, 15.0)}
+    {"logistic": (0.1, 2.0), "mlp": (0.1, 4.0), "cnn": (0.1, 3.0)}
 )
 """ADMM's rho and zeta: their inverse sum is the length of a local step."""
 
-# Under dp-sgd. None of these numbers was computed from the data: a site knows the order of magnitude of its records.
-_STEPS = 8
+# Under dp-sgd, literal numbers: they were compared on the public datasets themselves, with other seeds than the default one.
+# On data that are not public such a comparison is a query, and costs budget.
+_STEPS = 4
 _PRIVATE_ROUNDS = 20
-_PRIVATE_RATE: Final[Mapping[str, float]] = MappingProxyType({"logistic": 2.0, "mlp": 2.0, "cnn": 2.0})
+_PRIVATE_RATE: Final[Mapping[str, float]] = MappingProxyType({"logistic": 1.0, "mlp": 1.0, "cnn": 2.0})
 _SAMPLING: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
-    {"digits": (0.1, 25.0), "breast-cancer": (0.2, 16.0), "fashion-mnist": (0.01, 120.0)}
+    {"digits": (0.5, 100.0), "breast-cancer": (0.5, 60.0), "fashion-mnist": (0.01, 120.0)}
 )
-"""Sampling rate and normaliser by dataset."""
+"""Sampling rate and normaliser by dataset. Where records are few, half of them in each step: the sum of their gradients grows with
+the rate, and the noise that the rate costs grows more slowly."""
 _DELTA = 1e-5
 _RECORD_CLIP = 1.0
 _OUTPUT_CLIP = 0.5
