@@ -231,11 +231,13 @@ class Mortal:
 
 def cut(owner: Any, name: str, *, after: bool = False) -> Callable[[], str]:
     """Cut the power at site-a's first call of a method, before or after its work, while it is about its third ticket."""
-    honest, struck = getattr(owner, name), list[bool]()
+    honest, struck, played = getattr(owner, name), list[bool](), list[PrivateWorld]()
 
     def method(it: Any, *arguments: Any, **more: Any) -> Any:
         first = it._identity == ME and not struck
-        struck.extend([True] if first else [])
+        if first:
+            struck.append(True)
+            assert played[-1].drawn() == 3, "the debit comes before the work"
         if first and not after:
             raise PowerCutError
         found = honest(it, *arguments, **more)
@@ -252,6 +254,7 @@ def cut(owner: Any, name: str, *, after: bool = False) -> Callable[[], str]:
             return lives[0]
 
         with private_worlds() as world, patch.object(owner, name, method):
+            played.append(world)
             told = world.told(rogues={ME: mortal})
             lives[0].close()
             assert struck == [True]
