@@ -23,7 +23,7 @@ from typing import Any, Self
 
 from ..errors import LedgerDamagedError
 from .anchor import Mark
-from .entry import FIRST, Entry
+from .entry import DAMAGED, FIRST, Entry
 from .orders import Outcome, RunKey
 
 __all__ = ["Book", "Dataset", "Population", "Run", "Ticket"]
@@ -256,5 +256,5 @@ def _damaged(entry: Entry, what: str) -> LedgerDamagedError:
     return LedgerDamagedError(
         f"entry {entry.counter} ({entry.kind}) {what}",
         where="ledger",
-        remedy="Keep the file as it is for whoever looks into this; restore the newest backup beside it.",
+        remedy=DAMAGED,
     )

@@ -22,12 +22,15 @@ import rfc8785
 
 from ..errors import LedgerDamagedError, LedgerError
 
-__all__ = ["FIRST", "FORMAT", "Entry", "Kind", "canonical", "is_digest"]
+__all__ = ["DAMAGED", "FIRST", "FORMAT", "Entry", "Kind", "canonical", "is_digest"]
 
 FORMAT: Final = "counterseal-ledger/v1"
 
 FIRST: Final = "0" * 64
 """What the first entry names as the one before it."""
+
+DAMAGED: Final = "Keep the file as it is for whoever looks into this; restore the newest backup beside it."
+"""What to do about a ledger that is no chain."""
 
 Kind = Literal[
     "genesis",
@@ -105,7 +108,7 @@ class Entry:
         except (ValueError, RecursionError, rfc8785.CanonicalizationError):
             good = False
         if not good:
-            raise LedgerDamagedError("an entry is not canonical JSON of its form", where="ledger")
+            raise LedgerDamagedError("an entry is not canonical JSON of its form", where="ledger", remedy=DAMAGED)
         del members["format"]
         return cls(**members, raw=raw, digest=hashlib.sha256(raw).hexdigest())
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ...durable import Probe, silent, sync_folder
 from ..errors import LedgerDamagedError, LedgerError
-from .entry import Entry
+from .entry import DAMAGED, Entry
 
 __all__ = ["Table", "Transaction"]
 
@@ -57,7 +57,9 @@ class Transaction:
         for number, digest, raw in rows:
             entry = Entry.parse(raw if isinstance(raw, bytes) else b"")  # another table than ours may hold anything
             if (entry.counter, entry.digest) != (number, digest):
-                raise LedgerDamagedError(f"row {number} does not hold the entry that it names", where="ledger")
+                raise LedgerDamagedError(
+                    f"row {number} does not hold the entry that it names", where="ledger", remedy=DAMAGED
+                )
             yield entry
 
     def digest(self, counter: int) -> str | None:
@@ -159,7 +161,7 @@ class Table:
         return LedgerDamagedError(
             f"the file is not a ledger, or was damaged ({error})",
             where=str(self.path),
-            remedy="Keep it as it is for whoever looks into this; restore the newest backup beside it.",
+            remedy=DAMAGED,
         )
 
     @contextmanager

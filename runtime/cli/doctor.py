@@ -17,20 +17,21 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ...durable import create_file, replace_file
 from ...errors import CountersealError
+from .doctor_check import Check, Doubt, Fault
+from .doctor_privacy import PrivacyChecks
 
 if TYPE_CHECKING:
     from ...trust.charter.signing import SignedCharter
     from ...trust.keys.member import MemberKeys
     from ..config import SiteConfig
 
-__all__ = ["Check", "examine"]
+__all__ = ["Check", "examine", "judged"]
 
 _BUILT = 1_767_225_600
 """2026-01-01: a clock before this is wrong."""
@@ -38,23 +39,6 @@ _BUILT = 1_767_225_600
 _SOON = 30 * 86_400
 _MEMORY = frozenset({"tmpfs", "ramfs"})
 _NETWORK = frozenset({"nfs", "nfs4", "cifs", "smb3", "lustre", "fuse.sshfs", "9p"})
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line: ``ok`` is None where nobody can judge from here."""
-
-    name: str
-    ok: bool | None
-    what: str
-    mend: str = ""
-
-
-Found: TypeAlias = str | Check
-
-
-class Doubt(Exception):
-    """A check cannot be judged here."""
 
 
 def examine(settings: SiteConfig, *, clock: Callable[[], float] = time.time) -> Iterator[Check]:
@@ -71,20 +55,22 @@ def examine(settings: SiteConfig, *, clock: Callable[[], float] = time.time) -> 
         ("state: lock, sync, put-once", site.durable),
         ("loader", site.data),
         ("device", site.device),
+        *PrivacyChecks(settings).each(),
     ):
-        try:
-            yield Check(name, True, check())
-        except Doubt as doubt:
-            yield Check(name, None, str(doubt))
-        except CountersealError as error:
-            place = f"{error.where}: " if error.where else ""
-            yield Check(name, False, f"{place}{error.what}", error.remedy)
-        except OSError as error:
-            yield Check(name, False, f"{error.filename or ''}: {error.strerror or type(error).__name__}".lstrip(": "))
+        yield judged(name, check)
 
 
-class _Fault(CountersealError):
-    code = "doctor"
+def judged(name: str, check: Callable[[], str]) -> Check:
+    """Return what came of one check."""
+    try:
+        return Check(name, True, check())
+    except Doubt as doubt:
+        return Check(name, None, str(doubt))
+    except CountersealError as error:
+        place = f"{error.where}: " if error.where else ""
+        return Check(name, False, f"{place}{error.what}", error.remedy)
+    except OSError as error:
+        return Check(name, False, f"{error.filename or ''}: {error.strerror or type(error).__name__}".lstrip(": "))
 
 
 class _Site:
@@ -112,12 +98,12 @@ class _Site:
         found = read_charter_folder(settings.charter, now=self._now)
         member = found.charter.member(settings.identity)
         if member is None or "site" not in member.roles:
-            raise _Fault(f"{settings.identity} is not a site of this charter", remedy="Correct `identity`.")
+            raise Fault(f"{settings.identity} is not a site of this charter", remedy="Correct `identity`.")
         self._charter = found
         if self._keys is None:
             raise Doubt("signed by all members; whether it names these keys cannot be said, as they do not open")
         if self._keys.key_ids != found.statements[settings.identity].document.key_ids:
-            raise _Fault(
+            raise Fault(
                 "the charter names other keys for this site", remedy="Use the folder that its statement was made from."
             )
         return f"signed by all {len(found.signers)} members; names these keys; digest {found.digest[:16]}..."
@@ -126,12 +112,12 @@ class _Site:
         """Compare the clock with what the charter shows of the time."""
         now = self._now
         if now < _BUILT:
-            raise _Fault("the clock is years behind", remedy="Set it, and keep it with NTP.")
+            raise Fault("the clock is years behind", remedy="Set it, and keep it with NTP.")
         if self._charter is None:
             raise Doubt("not before this version was made; the charter says nothing, as it does not hold")
         signed = max(one.document.time for one in self._charter.signatures)
         if now + 300 < signed:
-            raise _Fault("the clock is before the charter's signatures", remedy="Set it, and keep it with NTP.")
+            raise Fault("the clock is before the charter's signatures", remedy="Set it, and keep it with NTP.")
         left = self._charter.statements[self._settings.identity].document.not_after - now
         if left < _SOON:
             raise Doubt(f"this site's key statement ends in {max(left, 0) // 86_400} days: rotate its keys soon")
@@ -154,13 +140,13 @@ class _Site:
 
         roster = self._settings.roster
         if roster is None:
-            raise _Fault("no roster is configured", remedy="Name the file with `roster:`.")
+            raise Fault("no roster is configured", remedy="Name the file with `roster:`.")
         group = None if self._charter is None else self._charter.charter.group.id
         decision = RosterAuthorizer(roster, lambda: self._now, group=group).check(
             frozenset({identity}), cast("Role", role)
         )
         if not decision.allowed:
-            raise _Fault(f"{identity}: {decision.reason}", where=str(roster), remedy="Ask the keeper of the roster.")
+            raise Fault(f"{identity}: {decision.reason}", where=str(roster), remedy="Ask the keeper of the roster.")
         return f"{identity} is active as {role} ({decision.source})"
 
     def store(self) -> str:
@@ -170,7 +156,7 @@ class _Site:
         config = self._settings.store
         if isinstance(config, DirectoryStoreConfig):
             if not config.path.is_dir():
-                raise _Fault("no such folder", where=str(config.path), remedy="Create it, or mount the share.")
+                raise Fault("no such folder", where=str(config.path), remedy="Create it, or mount the share.")
             with tempfile.NamedTemporaryFile(dir=config.path, prefix=".doctor-"):
                 return f"{config.path} is a folder that can be written"
         url = config.endpoint_url or f"https://s3.{config.region or 'us-east-1'}.amazonaws.com"
@@ -179,13 +165,13 @@ class _Site:
         try:
             socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
         except OSError:
-            raise _Fault(
+            raise Fault(
                 f"{parts.hostname} does not resolve", remedy="Correct `endpoint_url`, or the resolver."
             ) from None
         try:
             socket.create_connection((parts.hostname or "", port), timeout=10).close()
         except OSError as error:
-            raise _Fault(
+            raise Fault(
                 f"{parts.hostname}:{port} does not answer ({error})", remedy="Allow it through the proxy."
             ) from None
         return f"{parts.hostname}:{port} resolves and answers; bucket {config.bucket} is reached with grants only"
@@ -195,12 +181,12 @@ class _Site:
         folder = self._settings.state
         place = _existing(folder)
         if folder.exists() and stat.S_IMODE(folder.stat().st_mode) & 0o077:
-            raise _Fault("others may enter it", where=str(folder), remedy=f"chmod 700 {folder}")
+            raise Fault("others may enter it", where=str(folder), remedy=f"chmod 700 {folder}")
         kind = _filesystem(place)
         if kind in _MEMORY:
-            raise _Fault(f"on {kind}, which a restart empties", where=str(folder), remedy="Move it to a disk.")
+            raise Fault(f"on {kind}, which a restart empties", where=str(folder), remedy="Move it to a disk.")
         if kind in _NETWORK:
-            raise _Fault(
+            raise Fault(
                 f"on {kind}, whose locks and syncs are not to be relied on",
                 where=str(folder),
                 remedy="Use a local disk.",
@@ -221,10 +207,10 @@ class _Site:
             except FileExistsError:
                 pass
             else:
-                raise _Fault("a name could be taken twice", where=str(place), remedy="Use a local disk.")
+                raise Fault("a name could be taken twice", where=str(place), remedy="Use a local disk.")
             replace_file(scratch / "once", b"3", step="doctor.replace")
             if (scratch / "once").read_bytes() != b"3":
-                raise _Fault("a file does not hold what was written", where=str(place), remedy="Use another disk.")
+                raise Fault("a file does not hold what was written", where=str(place), remedy="Use another disk.")
         return "a second lock is refused, a taken name stays, files sync"
 
     def data(self) -> str:
@@ -259,7 +245,7 @@ def _try_lock(path: Path) -> None:
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return
-        raise _Fault("locks do not exclude each other", where=str(path.parent), remedy="Use a local disk.")
+        raise Fault("locks do not exclude each other", where=str(path.parent), remedy="Use a local disk.")
     finally:
         os.close(first)
         os.close(second)

@@ -102,6 +102,9 @@ def _missing(module: str) -> CountersealError | None:
         "botocore": "s3",
         "sklearn": "demo",
         "pkcs11": "pkcs11",
+        "dp_accounting": "dp",
+        "opacus": "dp",
+        "cedarpy": "policy",
         "jinja2": "report",
         "matplotlib": "report",
     }

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,11 +15,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from counterseal.privacy.ledger.ledger import Ledger
+from counterseal.privacy.ledger.path_anchor import PathAnchor
 from counterseal.runtime.cli import doctor
-from counterseal.runtime.cli.doctor import Check, examine
+from counterseal.runtime.cli.doctor import Check, examine, judged
+from counterseal.runtime.cli.doctor_privacy import PrivacyChecks
 from counterseal.runtime.config import load_site
 from counterseal.runtime.site.state import SiteState
+from counterseal.tests.privacy.ledger_world import order
 from counterseal.tests.runtime.cli_world import LOADER, SITES, World, call, document, execute, require_clean
+from counterseal.trust.policy.policy import default_text
 
 NAMES = (
     "keys",
@@ -31,6 +37,12 @@ NAMES = (
     "state: lock, sync, put-once",
     "loader",
     "device",
+    "policy",
+    "extras",
+    "ledger",
+    "ledger: anchor",
+    "ledger: population",
+    "exact updates",
 )
 
 
@@ -66,7 +78,9 @@ def test_a_healthy_site(site: Path) -> None:
     before = sorted(site.parent.rglob("*"))
     result = call("site", "doctor", "--config", site)
     assert result.exit_code == 0, result.output
-    assert result.stdout.count("OK  ") == len(NAMES) and "FAIL" not in result.stdout
+    assert result.stdout.count("OK  ") == len(NAMES) - 1 and "FAIL" not in result.stdout
+    (told,) = [line for line in result.stdout.splitlines() if line.startswith("??")]
+    assert "unprotected: true" in told
     assert "train x [20, 6] float32" in result.stdout
     assert sorted(site.parent.rglob("*")) == before  # nothing is left behind
 
@@ -172,6 +186,149 @@ def test_each_harm_fails_alone_and_says_what_to_do(
     assert mend in failed[name].mend
     result = call("site", "doctor", "--config", site, "--json")
     assert result.exit_code == 1 and document(result)["ok"] is False
+
+
+PRIVACY = {
+    "ledger": {"path": "ledger/ledger.sqlite", "anchor": {"kind": "path", "path": "anchor/mark"}},
+    "population": "patients",
+    "dataset": "data",
+    "unit": "patient",
+}
+
+
+def _with_ledger(site: Path, **changes: object) -> Ledger:
+    """Make the site's ledger: a population with a cap, and whose data these are."""
+    for name in ("ledger", "anchor"):
+        (site.parent / name).mkdir()
+    _change(site, privacy={**PRIVACY, **changes}, unprotected=False)
+    ledger = Ledger.create(site.parent / "ledger" / "ledger.sqlite", PathAnchor(site.parent / "anchor" / "mark"))
+    ledger.set_population("patients", unit="patient", adjacency="add-remove", epsilon=8.0, delta=1e-5)
+    ledger.map_dataset("data", "patients")
+    return ledger
+
+
+def _told(site: Path) -> dict[str, Check]:
+    """What is said of privacy; the other checks load torch."""
+    found = [judged(name, check) for name, check in PrivacyChecks(load_site(site)).each()]
+    assert tuple(check.name for check in found) == NAMES[-6:]
+    return {check.name: check for check in found}
+
+
+def test_a_healthy_private_site(site: Path) -> None:
+    ledger = _with_ledger(site)
+    before = {path: path.stat().st_mtime_ns for path in sorted(site.parent.rglob("*")) if path.is_file()}
+    told = _told(site)
+    assert [name for name, check in told.items() if check.ok is not True] == []
+    assert "3 entries" in told["ledger"].what and "newest entry" in told["ledger: anchor"].what
+    assert "epsilon 0 of 8 at delta 1e-05 is reserved, 8 is left" in told["ledger: population"].what
+    assert "refuses" in told["exact updates"].what
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    ledger.reserve_run(order(releases=190))
+    assert _told(site)["ledger: population"].ok is None, "little is left"
+
+
+def test_an_anchor_that_a_crash_left_behind_is_told_and_not_moved(site: Path) -> None:
+    ledger = _with_ledger(site)
+    mark = site.parent / "anchor" / "mark"
+    old = mark.read_bytes()
+    ledger.reserve_run(order(releases=2))
+    mark.write_bytes(old)
+    check = _told(site)["ledger: anchor"]
+    assert check.ok and "as a crash leaves it" in check.what
+    assert mark.read_bytes() == old
+
+
+def _no_ledger(site: Path) -> None:
+    shutil.rmtree(site.parent / "ledger")
+    (site.parent / "ledger").mkdir()
+
+
+def _damaged_ledger(site: Path) -> None:
+    path = site.parent / "ledger" / "ledger.sqlite"
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b'"patients"')
+    data[at + 1 : at + 2] = b"P"
+    path.write_bytes(data)
+
+
+def _old_ledger(site: Path) -> None:
+    path = site.parent / "ledger" / "ledger.sqlite"
+    old = path.read_bytes()
+    ledger = Ledger.open(path, PathAnchor(site.parent / "anchor" / "mark"))
+    ledger.reserve_run(order(releases=1))
+    path.write_bytes(old)
+
+
+def _unmounted_anchor(site: Path) -> None:
+    shutil.rmtree(site.parent / "anchor")
+
+
+def _no_anchor_named(site: Path) -> None:
+    _change(site, privacy={**PRIVACY, "ledger": {"path": "ledger/ledger.sqlite"}})
+
+
+def _private(**changes: object) -> Callable[[Path], None]:
+    return lambda site: _change(site, privacy={**PRIVACY, **changes})
+
+
+def _spent(site: Path) -> None:
+    ledger = Ledger.open(site.parent / "ledger" / "ledger.sqlite", PathAnchor(site.parent / "anchor" / "mark"))
+    ledger.reserve_run(order(releases=200))
+    ledger.set_population("patients", unit="patient", adjacency="add-remove", epsilon=1.0, delta=1e-5)
+
+
+def _broken_policy(site: Path) -> None:
+    (site.parent / "site.cedar").write_text("permit (principal, action, resource)")
+    _change(site, policy="site.cedar")
+
+
+def _policy_that_others_write(site: Path) -> None:
+    (site.parent / "site.cedar").write_bytes(default_text())
+    (site.parent / "site.cedar").chmod(0o666)
+    _change(site, policy="site.cedar")
+
+
+@pytest.mark.parametrize(
+    ("harm", "names", "mend"),
+    [
+        (_no_ledger, {"ledger"}, "ledger create"),
+        (_damaged_ledger, {"ledger"}, "backup"),
+        (_old_ledger, {"ledger: anchor"}, "newest copy"),
+        (_unmounted_anchor, {"ledger: anchor"}, "Mount"),
+        (_no_anchor_named, {"ledger: anchor"}, "ledger: anchor:"),
+        (_private(population="others"), {"ledger: population"}, "ledger cap"),
+        (_private(dataset="others"), {"ledger: population"}, "ledger map"),
+        (_private(unit="record"), {"ledger: population"}, "privacy: unit"),
+        (_spent, {"ledger: population"}, "ledger close"),
+        (_broken_policy, {"policy"}, ""),
+        (_policy_that_others_write, {"policy"}, "chmod"),
+        (lambda site: _change(site, privacy=None), {"exact updates"}, "unprotected: true"),
+    ],
+)
+def test_each_harm_to_privacy_fails_alone_and_says_what_to_do(
+    site: Path, harm: Callable[[Path], None], names: set[str], mend: str
+) -> None:
+    _with_ledger(site)
+    harm(site)
+    failed = {name: check for name, check in _told(site).items() if check.ok is False}
+    assert set(failed) == names
+    for check in failed.values():
+        assert mend in check.mend and check.what
+
+
+def test_a_policy_that_is_probably_not_meant_is_told(site: Path) -> None:
+    (site.parent / "site.cedar").write_text('@id("all") permit (principal, action, resource);')
+    _change(site, policy="site.cedar")
+    check = _told(site)["policy"]
+    assert check.ok is None and "counterseal policy check" in check.what
+
+
+@pytest.mark.parametrize(("module", "extra"), [("cedarpy", "policy"), ("dp_accounting", "dp")])
+def test_a_missing_extra_is_named(site: Path, module: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    _with_ledger(site)
+    monkeypatch.setitem(sys.modules, module, None)
+    check = _told(site)["extras"]
+    assert check.ok is False and f"counterseal[{extra}]" in check.mend
 
 
 @pytest.mark.parametrize("now", [0, 1_000_000_000])
