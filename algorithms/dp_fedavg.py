@@ -3,36 +3,37 @@
     next = parent + fl(gamma / n * (sum_i trunc(a_i n / gamma * delta_i) + noise))
     a_i  = (1 - 2^-14) min(1, clip_norm / |delta_i|) / n,     gamma = clip_norm / K
 
-with n the public number of sites of the charter (never of those that answered, which would be another query), K a power of two
-(`fineness`), and noise one whole number for each element, drawn by the server (`privacy.central` says which law, and how bad it is
-for few sites), the only secret in it. Coefficients are not renormalised.
+with n the public number of sites of the charter (never of those that answered, which would be another query), K a power of
+two (`fineness`), and noise one whole number for each element, drawn by the server (`privacy.central` says which law, and how
+bad it is for few sites), the only secret in it. Coefficients are not renormalised.
 
 **What one site can change: K, exactly.** Let N be the norm of an update. Its measured norm N' is within N (1 +- 2^-23)
-(`statistics`), so a_i N n / gamma <= K (1 - 2^-14)(1 + 2^-23)(1 + 2^-22) in exact arithmetic; the factor 1 + 2^-22 holds a_i's rounding
-to binary32 (2^-24) and what binary64 rounds in the scale and in each product (a few times 2^-53). Cutting off the fraction makes no
-element longer. So the whole numbers of one site have an L2 norm below K, whatever it sends, and they are a function of its own
-update and of public numbers. Their sum and the noise are below 2^53: binary64 adds them without rounding, in any order. A site more
-or less therefore changes the sum by a vector of norm at most K, and everything after the noise (one multiplication, one rounding to
-binary32, the parent) is a function of the noisy whole numbers alone. Float sums would not do: how they round depends on the others.
-The margin of 2^-14 is wider than the 2^-16 to which an auditor recomputes coefficients: what passes a replay keeps the bound.
+(`statistics`), so a_i N n / gamma <= K (1 - 2^-14)(1 + 2^-23)(1 + 2^-22) in exact arithmetic; the factor 1 + 2^-22 holds
+a_i's rounding to binary32 (2^-24) and what binary64 rounds in the scale and in each product (a few times 2^-53). Cutting off
+the fraction makes no element longer. So the whole numbers of one site have an L2 norm below K, whatever it sends, and they
+are a function of its own update and of public numbers. Their sum and the noise are below 2^53: binary64 adds them without
+rounding, in any order. A site more or less therefore changes the sum by a vector of norm at most K, and everything after the
+noise (one multiplication, one rounding to binary32, the parent) is a function of the noisy whole numbers alone. Float sums
+would not do: how they round depends on the others. The margin of 2^-14 is wider than the 2^-16 to which an auditor recomputes
+coefficients: what passes a replay keeps the bound.
 
 A coefficient below the least normal binary32 number becomes 0: its rounding would be no small part of it.
 
 **Equal weights.** With a weight w_i the sensitivity would be max w_i, and the unit no longer one site like another.
 
-**Deterministic.** Fractions are cut off, not rounded at random, so that an auditor recomputes every bit from sealed updates and
-sealed noise. That pulls elements towards zero by up to gamma, which is 2^19 / noise_multiplier times smaller than clip_norm: next to
-the noise, nothing.
+**Deterministic.** Fractions are cut off, not rounded at random, so that an auditor recomputes every bit from sealed updates
+and sealed noise. That pulls elements towards zero by up to gamma: next to noise of a standard deviation of 2^12 gamma or more,
+nothing.
 
-`noise_multiplier` z times K is at most 2^19, and no sample is beyond 23 z K (tables of `privacy.noise` end at 13 standard deviations,
-three of them at most are added), so binary32 holds the noise exactly and it can be sealed as a plane of binary32.
+`noise_multiplier` z times K is at most 2^19, and no sample is beyond 23 z K (tables of `privacy.noise` end at 13 standard
+deviations, three of them at most are added), so binary32 holds the noise exactly and it can be sealed as a plane of binary32.
 
-Not handled here: drawing and sealing the noise (`runtime`), its law (`privacy.central`), what it comes to (`privacy.accounting`),
-and that verdicts on updates say nothing (`runtime.server.rounds`).
+Not handled here: drawing and sealing the noise (`runtime`), its law (`privacy.central`), what it comes to
+(`privacy.accounting`), and that verdicts on updates say nothing (`runtime.server.rounds`).
 
-Source: McMahan, Ramage, Talwar, Zhang, Learning Differentially Private Recurrent Language Models, arXiv 1710.06963, algorithm 1
-(flat clipping, fixed denominator); Kairouz, Liu, Steinke, The Distributed Discrete Gaussian Mechanism, arXiv 2102.06387 (clip,
-quantise, add integers).
+Source: McMahan, Ramage, Talwar, Zhang, Learning Differentially Private Recurrent Language Models, arXiv 1710.06963, algorithm
+1 (flat clipping, fixed denominator); Kairouz, Liu, Steinke, The Distributed Discrete Gaussian Mechanism, arXiv 2102.06387
+(clip, quantise, add integers).
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ __all__ = [
     "answer_key",
     "global_manifest_key",
     "global_payload_key",
+    "noise_manifest_key",
+    "noise_payload_key",
     "openings_key",
     "state_manifest_key",
     "state_payload_key",
@@ -54,3 +56,17 @@ def state_payload_key(run: str, version: int, member: int, plane: str) -> str:
 def state_manifest_key(run: str, version: int, member: int, plane: str) -> str:
     """Return the key of that row's manifest."""
     return f"runs/{run}/states/{version:06d}/{member}-{plane}/manifest"
+
+
+def noise_payload_key(run: str, version: int) -> str:
+    """Return the key of the sealed noise in ``version``.
+
+    >>> noise_payload_key("digits-1", 3)
+    'runs/digits-1/states/000003/noise/payload'
+    """
+    return f"runs/{run}/states/{version:06d}/noise/payload"
+
+
+def noise_manifest_key(run: str, version: int) -> str:
+    """Return the key of that noise's manifest."""
+    return f"runs/{run}/states/{version:06d}/noise/manifest"

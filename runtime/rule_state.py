@@ -4,7 +4,9 @@ A rule with a cohort (ADMM) keeps one row of float32 a plane for every member of
 server to itself and to the auditor; `RuleState` is the small table that names them by digest. `aggregate.commit` carries a salted
 commitment to the table (its digests are of plaintexts, and would let anybody confirm a guess), which the auditor gets opened.
 
-Not handled here: the rows themselves (`server.rounds.state`), what they mean (`algorithms.consensus`).
+A rule with noise (DP-FedAvg) keeps nothing from version to version; `NoiseState` names the one row that was drawn for a version.
+
+Not handled here: the rows themselves (`server.rounds.state`, `server.rounds.noise`), what they mean (`algorithms.consensus`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from ..algorithms.rule import CohortRule
 from ..trust.documents import Model
 from ..trust.identifiers import Digest, Identity
 
-__all__ = ["Made", "MemberState", "Row", "RuleState", "float_bits", "float_value"]
+__all__ = ["Made", "MemberState", "NoiseState", "Row", "RuleState", "float_bits", "float_value"]
 
 Bits = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 
@@ -91,6 +93,20 @@ class RuleState(Model):
             for one, value in zip(self.members, rho, strict=True)
         ]
         return type(self)(version=self.version + 1, members=tuple(members))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON value that is committed to."""
+        return self.model_dump(mode="json")
+
+
+class NoiseState(Model):
+    """The noise in ``version`` of the model: drawn once, for the try at it and the updates that are named."""
+
+    version: Annotated[int, Field(ge=1, le=2**53 - 1)]
+    attempt: Annotated[int, Field(ge=0, le=1000)]
+    tickets: Annotated[tuple[Digest, ...], Field(min_length=1)]
+    """Of the updates that are counted, in site order."""
+    noise: Row
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON value that is committed to."""

@@ -36,6 +36,8 @@ __all__ = [
 _LIMIT = 32 * 1024
 
 _ADMM = ("iiadmm", "iceadmm")
+_NOISY = "dp-fedavg"
+_NOISE = ("noise_multiplier", "sites", "delta")
 _PENALTY = ("rho", "zeta", "balance_mu", "balance_tau", "rho_min", "rho_max")
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -110,7 +112,7 @@ class AggregationConfig(Config):
     """How updates become the next version."""
 
     rule: Identifier = "norm-clipped-fedavg"
-    """The aggregation rule: `norm-clipped-fedavg`, `fedavg`, `iiadmm`, `iceadmm`."""
+    """The aggregation rule: `norm-clipped-fedavg`, `fedavg`, `iiadmm`, `iceadmm`, `dp-fedavg`."""
     clip_norm: Positive
     """The largest L2 norm with which one update counts."""
     rho: Positive | None = None
@@ -125,18 +127,42 @@ class AggregationConfig(Config):
     """ADMM: the least that a penalty becomes when it follows; by default `rho`."""
     rho_max: Positive | None = None
     """ADMM: the most that a penalty becomes when it follows; by default 1024 times `rho`."""
+    noise_multiplier: Positive | None = None
+    """`dp-fedavg`: standard deviation of the server's noise on the sum of the updates, over `clip_norm`."""
+    sites: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """`dp-fedavg`: what the sum is divided by, the number of sites in the charter."""
+    delta: Annotated[float, Field(gt=0, lt=0.1)] | None = None
+    """`dp-fedavg`: the delta at which epsilon is stated; well below one in `sites`."""
 
     @property
     def parameters(self) -> dict[str, float]:
         """The parameters of the rule, as `make_rule` takes them."""
         if self.rule == "fedavg":
             return {}
+        if self.noise_multiplier is not None and self.sites is not None:
+            return {"clip_norm": self.clip_norm, "noise_multiplier": self.noise_multiplier, "sites": self.sites}
         return {"clip_norm": self.clip_norm, **self._admm}
 
     @property
     def _admm(self) -> dict[str, float]:
         values = (getattr(self, name) for name in _PENALTY)
         return {name: value for name, value in zip(_PENALTY, values, strict=True) if value is not None}
+
+    @model_validator(mode="after")
+    def _noisy(self) -> AggregationConfig:
+        given = [name for name in _NOISE if getattr(self, name) is not None]
+        if self.rule != _NOISY:
+            if given:
+                raise ValueError(f"{given[0]} is a parameter of {_NOISY}, not of {self.rule}")
+            return self
+        for name in _NOISE:
+            if name not in given:
+                raise ValueError(f"{_NOISY} needs {', '.join(_NOISE)}: there is no {name}")
+        try:
+            make_rule(self.rule, self.parameters)
+        except AlgorithmError as error:
+            raise ValueError(error.what) from None
+        return self
 
     @model_validator(mode="after")
     def _rule(self) -> AggregationConfig:
@@ -150,7 +176,9 @@ class AggregationConfig(Config):
         if ("balance_mu" in given) != ("balance_tau" in given):
             raise ValueError("balance_mu and balance_tau are given together or not at all")
         if "balance_mu" not in given and {"rho_min", "rho_max"} & set(given):
-            raise ValueError("rho_min and rho_max bound a penalty that follows: give balance_mu and balance_tau as well")
+            raise ValueError(
+                "rho_min and rho_max bound a penalty that follows: give balance_mu and balance_tau as well"
+            )
         try:
             make_rule(self.rule, self.parameters)
         except AlgorithmError as error:
@@ -192,6 +220,18 @@ class RunConfig(Config):
     """Who evaluates."""
     privacy: RunPrivacy | None = None
     """The privacy terms of the run; without any, updates leave the sites exactly as they were computed."""
+
+    @model_validator(mode="after")
+    def _central(self) -> RunConfig:
+        if self.aggregation.rule != _NOISY:
+            return self
+        if self.privacy is not None:
+            raise ValueError(
+                f"{_NOISY} noises at the server, which the sites trust with exact updates: leave privacy out"
+            )
+        if self.evaluation.sites:
+            raise ValueError("exact metrics of a site would stand beside the noisy model: say evaluation.sites: false")
+        return self
 
     @model_validator(mode="after")
     def _private(self) -> RunConfig:

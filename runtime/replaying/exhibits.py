@@ -48,12 +48,14 @@ from ..errors import FalseCommitError, MissingEvidenceError, ReplayError, StoreE
 from ..places import (
     global_manifest_key,
     global_payload_key,
+    noise_manifest_key,
+    noise_payload_key,
     openings_key,
     state_manifest_key,
     state_payload_key,
     update_payload_key,
 )
-from ..rule_state import Made
+from ..rule_state import Made, Row
 from ..sealed_json import OPENINGS_LIMIT, Openings, open_openings
 from ..stores.seam import RangedSource
 
@@ -172,6 +174,19 @@ class Exhibits:
         signed = self._manifest(raw, made.rows[plane].manifest, place, at, where)
         try:
             return self._open(signed, state_payload_key(run, made.version, member, plane), schema, where, stack)
+        except (RecipientError, CommitmentError) as error:
+            raise FalseCommitError("the server's wrap for the auditor does not open it", where=where) from error
+
+    def noise(self, version: int, row: Row, at: int, schema: Schema, stack: ExitStack) -> Opened:
+        """Return the sealed noise in ``version``; ``at`` is the leaf whose commit was made with it."""
+        run, where = self.start.run, f"noise in version {version}"
+        with judged(where):
+            raw = self.store.get(noise_manifest_key(run, version), limit=_MANIFEST)
+        server = self.charter.charter.server
+        place = self._place(version, "state", schema, sender=server, ticket=None, parent=None)
+        signed = self._manifest(raw, row.manifest, place, at, where)
+        try:
+            return self._open(signed, noise_payload_key(run, version), schema, where, stack)
         except (RecipientError, CommitmentError) as error:
             raise FalseCommitError("the server's wrap for the auditor does not open it", where=where) from error
 

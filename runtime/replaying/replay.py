@@ -12,7 +12,8 @@ leaf by leaf under the charter's keys, or nothing is replayed. Then, for every c
  4. norms, measured again, agree with the committed ones to 2^-16, relatively;
  5. so do the coefficients that the rule gives from the norms *measured here* and the charter's weights;
  6. parent and updates, combined with the **committed** coefficients, hash to the committed output: all bits of it;
- 7. for a rule that keeps state (ADMM), that pass also gives the committed state, from the state before (`states`).
+ 7. for a rule that keeps state (ADMM), that pass also gives the committed state, from the state before (`states`); for a rule
+    with noise (DP-FedAvg), the noise is the committed one, and there is as much of it as the rule says (`noise`).
 
 PASS means that all of them held. FAIL names the first that did not, and no fault of the store makes one. UNDECIDED means that
 bytes which the log names are not at hand (`exhibits`): a server that withholds them gets no PASS. No rule of this version selects
@@ -39,7 +40,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ...algorithms.arithmetic import Float32
-from ...algorithms.rule import AggregationRule, CohortRule, UpdateMeta, make_rule
+from ...algorithms.rule import AggregationRule, CohortRule, NoisyRule, UpdateMeta, make_rule
 from ...algorithms.statistics import UpdateStatistics
 from ...audit.checks.evidence import Logged, Trust, gather
 from ...audit.checks.findings import Outcome, Status
@@ -60,6 +61,7 @@ from ..server.rounds.admission import measure
 from ..server.rounds.aggregate import Kept, combined
 from ..server.rounds.fingerprint import Fingerprint
 from .exhibits import Exhibits, ReadableStore, UpdatePlace, judged
+from .noise import NoiseTrail
 from .states import StateTrail
 
 __all__ = ["Replay", "Step", "replay"]
@@ -161,6 +163,7 @@ class _Run:
     plaintexts: dict[str, str] = field(default_factory=dict)
     """Digests of models, by manifest: a manifest fixes every byte, so no model is hashed twice."""
     trail: StateTrail = field(kw_only=True)
+    noises: NoiseTrail = field(kw_only=True)
 
 
 class _Story:
@@ -180,7 +183,7 @@ class _Story:
                 exhibits = Exhibits(charter, reading.history, store, opening, event)
                 trail = StateTrail(exhibits, charter.charter.sites)
                 logged = Logged(one.index, event, one.digest, one.key_id)
-                self._runs[event.run] = _Run(exhibits, logged, event.model, trail=trail)
+                self._runs[event.run] = _Run(exhibits, logged, event.model, trail=trail, noises=NoiseTrail(exhibits))
             elif isinstance(event, RoundOpen) and event.run in self._runs and event.version == 0:
                 first = self._runs[event.run]
                 first.manifest, first.named = first.manifest or event.manifest, first.named or one.index
@@ -240,8 +243,11 @@ class _Story:
             state = None
             if isinstance(rule, CohortRule):
                 state = run.trail.begin(rule, one, openings, schema, stack)
+            noise = run.noises.open(rule, one, openings, schema, stack) if isinstance(rule, NoisyRule) else None
             with judged("the recomputed model"):
-                found = _digest(schema, parent, updates, rule, coefficients, None if state is None else state.kept)
+                found = _digest(
+                    schema, parent, updates, rule, coefficients, None if state is None else state.kept, noise
+                )
         if found != commit.output:
             raise FalseCommitError(
                 f"parent and updates combine to {found[:16]}, the commit says {commit.output[:16]}",
@@ -261,7 +267,9 @@ class _Story:
                 raise FalseCommitError(f"another weight of {item.site} than the charter's", where=where)
         with judged(where):
             rule = make_rule(commit.rule, commit.parameters)
-        if (commit.state is not None) != rule.needs_cohort:
+        if isinstance(rule, NoisyRule) and rule.sites != len(self._weights):
+            raise FalseCommitError(f"divided by {rule.sites}, not by the number of sites in the charter", where=where)
+        if (commit.state is not None) != (rule.needs_cohort or isinstance(rule, NoisyRule)):
             raise FalseCommitError("a state that the rule does not keep, or none where it keeps one", where=where)
         return rule
 
@@ -335,9 +343,10 @@ def _digest(
     rule: AggregationRule,
     coefficients: Float32,
     kept: Kept | None,
+    noise: Opened | None,
 ) -> str:
     found = hashlib.sha256()
-    for chunk in combined(schema, parent, updates, rule, coefficients, kept):
+    for chunk in combined(schema, parent, updates, rule, coefficients, kept, noise):
         found.update(chunk)
     return found.hexdigest()
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 
-from ...algorithms.rule import make_rule, require_schedule
+from ...algorithms.rule import NoisyRule, UpdateMeta, make_rule, require_schedule
+from ...algorithms.statistics import UpdateStatistics
 from ...audit.events import RunStart, peek_event
 from ...parameters import Schema
 from ...trust.canonical import canonical
 from ...trust.keys.sealing import OpeningKey
+from ..central import plan_of
 from ..config import RunConfig
 from ..environment import environment_digest
 from ..errors import RunError
@@ -30,7 +32,7 @@ def start_run(office: Office, config: RunConfig, parameters: Mapping[str, Array]
 
     Raises:
         RunError: a run of this name was started with another configuration, or its key was erased.
-        AlgorithmError, ParametersError: the rule cannot be used so, or not for this model.
+        AlgorithmError, ParametersError, PrivacyError: the rule cannot be used so, or not for this model.
     """
     run, charter = config.name, office.parties.charter
     schema = Schema.of(dict(parameters))
@@ -38,6 +40,8 @@ def start_run(office: Office, config: RunConfig, parameters: Mapping[str, Array]
     require_schedule(rule, "synchronous")
     for plane in rule.state_planes:
         row_schema(plane, schema)  # names grow by the plane's, and have an end
+    if isinstance(rule, NoisyRule):
+        _require_noisy(rule, charter.weights, sum(spec.size for spec in schema.floats().tensors))
     key = _run_key(office, run)
     index = office.notary.record(
         f"{run}/start",
@@ -62,6 +66,18 @@ def start_run(office: Office, config: RunConfig, parameters: Mapping[str, Array]
             remedy="Give the new run another name; a run is resumed with the configuration that it was started with.",
         )
     return RunFile(start, index, config, schema, key, fingerprint_key(key), rule)
+
+
+def _require_noisy(rule: NoisyRule, weights: Mapping[str, float], dimensions: int) -> None:
+    if rule.sites != len(weights):
+        raise RunError(
+            f"{rule.name} divides by {rule.sites} sites, and the charter has {len(weights)}",
+            where="run.start",
+            remedy="Set aggregation.sites to the number of sites in the charter.",
+        )
+    plan_of(rule, dimensions)
+    everybody = sorted(weights, key=str.encode)
+    rule.coefficients([UpdateMeta(one) for one in everybody], [UpdateStatistics(True, 0.0)] * rule.sites, None, weights)
 
 
 def _run_key(office: Office, run: str) -> OpeningKey:

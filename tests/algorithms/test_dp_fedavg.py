@@ -15,7 +15,7 @@ from counterseal.algorithms import dp_fedavg
 from counterseal.algorithms.dp_fedavg import MARGIN, NOISE, DPFedAvg
 from counterseal.algorithms.errors import NonFiniteError, OrderError, RuleError, ShapeError, WeightError
 from counterseal.algorithms.fedavg import NormClippedFedAvg
-from counterseal.algorithms.rule import CohortRule, NoisyRule, UpdateMeta, Workspace, make_rule
+from counterseal.algorithms.rule import AggregationRule, CohortRule, NoisyRule, UpdateMeta, Workspace, make_rule
 from counterseal.algorithms.statistics import Admission, UpdateStatistics
 
 RULE = DPFedAvg(1.0, 5.0, 4)
@@ -67,8 +67,8 @@ def test_one_site_changes_the_sum_by_at_most_k(
 def test_the_bound_is_kept_where_it_is_tight(size: int, scale: float) -> None:
     """Updates just at the bound and far above it: most of K is used, and never more."""
     rule = DPFedAvg(0.37, 0.01, 7)
-    row = np.random.default_rng(size).normal(size=size)
-    row = (row / np.linalg.norm(row) * 0.37 * scale).astype(np.float32)
+    drawn = np.random.default_rng(size).normal(size=size)
+    row = (drawn / np.linalg.norm(drawn) * 0.37 * scale).astype(np.float32)
     found = rule.total([row], coefficients(rule, [row]), np.zeros(size, np.float32))
     used = math.sqrt(squared(found)) / rule.fineness
     assert 1 - 2 * MARGIN - math.sqrt(size) / rule.fineness < used <= 1
@@ -160,7 +160,9 @@ def test_a_norm_beyond_all_numbers_counts_for_nothing() -> None:
 
 
 def test_what_it_says_of_itself() -> None:
-    assert isinstance(RULE, NoisyRule) and not isinstance(RULE, CohortRule)
+    rule: AggregationRule = RULE
+    assert isinstance(rule, NoisyRule)
+    assert not isinstance(rule, CohortRule)
     assert not isinstance(NormClippedFedAvg(1.0), NoisyRule)
     assert (RULE.name, RULE.planes, RULE.state_planes, RULE.needs_cohort) == (
         "dp-fedavg",

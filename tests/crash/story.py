@@ -91,7 +91,7 @@ class Setting:
     def config(self) -> RunConfig:
         """Return the run's configuration."""
         model = ModelConfig(name="logistic", parameters={"inputs": self.inputs, "classes": 3})
-        admm = {"rho": 1.0, "zeta": 8.0} if self.stateful else {}
+        admm: dict[str, Any] = {"rho": 1.0, "zeta": 8.0} if self.stateful else {}
         return run_config(
             rounds=self.rounds,
             round_seconds=SECONDS,

@@ -8,6 +8,8 @@ A rule with a cohort (ADMM) also reads one row a plane for every member that too
 update is among the inputs: `Kept` brings the old ones and takes the new ones, block by block, in the same pass. An update with
 several planes is one blob in which they stand one after the other; it is read by one stream a plane, each of
 which verifies the whole blob.
+
+A rule with noise (DP-FedAvg) reads one more row, of whole numbers, which its caller drew for this version.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ def combined(
     rule: AggregationRule,
     coefficients: Float32,
     kept: Kept | None = None,
+    noise: Opened | None = None,
 ) -> Iterator[memoryview]:
     """Yield the canonical bytes of the next version; each chunk is valid until the next.
 
@@ -68,7 +71,7 @@ def combined(
     """
     yield memoryview(schema.header())
     with ExitStack() as stack:
-        reading = _Reading(schema, parent, updates, rule, coefficients, kept, stack)
+        reading = _Reading(schema, parent, updates, rule, coefficients, kept, stack, noise)
         for span in schema.spans():
             if span.is_float:
                 yield from reading.floats(span)
@@ -110,6 +113,7 @@ class _Reading:
         coefficients: Float32,
         kept: Kept | None,
         stack: ExitStack,
+        noise: Opened | None = None,
     ) -> None:
         def opened(one: Opened) -> _Input:
             made = _Input(stack.enter_context(one.stream()))
@@ -127,6 +131,7 @@ class _Reading:
         for plane, inputs in self._planes.items():
             for one in inputs:
                 one.skip(plane_bytes(rule.planes, plane, schema)[0])
+        self._noise = None if noise is None else opened(noise)
         rows = {} if kept is None else kept.rows
         self._rows = {
             plane: [None if row is None else opened(row) for row in members] for plane, members in rows.items()
@@ -153,7 +158,8 @@ class _Reading:
         parent = self.parent.read(dtype, count)
         planes = {plane: [one.read(dtype, count) for one in inputs] for plane, inputs in self._planes.items()}
         if self._kept is None or self._cohort_rule is None:
-            return self._rule.combine(planes, self._coefficients, parent, {}, workspace=self._room)[0]
+            drawn = {} if self._noise is None else {"noise": [self._noise.read("F32", count)]}
+            return self._rule.combine(planes, self._coefficients, parent, drawn, workspace=self._room)[0]
         first = self._cohort_rule.initial_state(parent)
         state = {
             name: [first[name] if row is None else row.read("F32", count) for row in members]

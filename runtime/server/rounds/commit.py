@@ -1,10 +1,10 @@
 """The commit: the act that makes the next version.
 
-Coefficients from the charter's weights and the admitted statistics; one stream through parent and updates into a newly
-sealed model (and, for a rule with a memory, into the rows of `state`); one leaf that names the inputs in site order, commits to
-every coefficient with a salt of its own, and names everybody whose update is not in it, with the reason. Salts and manifests
-are journaled first, so a restart makes the same leaf. An auditor, if the charter names one, gets the openings sealed in the
-store (`openings`).
+Coefficients from the charter's weights and the admitted statistics; one stream through parent and updates into a newly sealed
+model (and, for a rule with a memory, into the rows of `state`; for one with noise, with the row that `noise` drew); one leaf
+that names the inputs in site order, commits to every coefficient with a salt of its own, and names everybody whose update is
+not in it, with the reason. Salts and manifests are journaled first, so a restart makes the same leaf. An auditor, if the
+charter names one, gets the openings sealed in the store (`openings`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from ....algorithms.arithmetic import Float32
-from ....algorithms.rule import CohortRule, UpdateMeta
+from ....algorithms.rule import CohortRule, NoisyRule, UpdateMeta
 from ....audit.events import AggregateCommit, Decision, Excluded, Input, commitment, salt
 from ....trust.dsse import read
 from ....trust.identifiers import sha256
@@ -26,6 +26,7 @@ from ..models import Models
 from ..office import Office, RunFile
 from .admission import Admitted, open_update
 from .aggregate import combined
+from .noise import VersionNoise
 from .openings import put_openings
 from .state import RuleStates
 
@@ -62,14 +63,20 @@ def commit(
     coefficients = file.rule.coefficients(meta, [one for one in stats if one is not None], None, weights)
     openings = _openings(office, inputs, coefficients)
     sites = tuple(one.identity for one in membership if one.allowed and one.role == "site")
-    recipients, states = _recipients(office, sites), None
+    recipients, states, noise = _recipients(office, sites), None, None
     if isinstance(file.rule, CohortRule):
         states = RuleStates(office, file, file.rule)
         with states.begin(models, version, inputs, coefficients) as made:
             models.seal(version + 1, made.chunks, recipients, made.facts)
         states.upload(version + 1)
     else:
-        models.seal(version + 1, lambda: _chunks(office, file, models, version, inputs, coefficients), recipients)
+        if isinstance(file.rule, NoisyRule):
+            noise = VersionNoise(office, file, file.rule, version, attempt, [ticket for ticket, _ in inputs])
+            noise.draw()
+        chunks = partial(_chunks, office, file, models, version, inputs, coefficients, noise)
+        models.seal(version + 1, chunks, recipients)
+        if noise is not None:
+            noise.upload()
     run = file.start.run
     index = office.notary.record(
         f"{run}/commit/{version}",
@@ -85,14 +92,15 @@ def commit(
             excluded=tuple(excluded),
             rule=file.rule.name,
             parameters=dict(file.rule.parameters()),
-            state=None if states is None else states.commitment(version + 1),
+            state=states.commitment(version + 1) if states else noise.commitment if noise else None,
             output=models.digest(version + 1),
             manifest=models.manifest_digest(version + 1),
             decisions=tuple(membership),
         ),
     )
     office.publish()
-    put_openings(office, file, version + 1, inputs, None if states is None else states.opening(version + 1))
+    opening = states.opening(version + 1) if states else noise.opening if noise else None
+    put_openings(office, file, version + 1, inputs, opening)
     values = {ticket.order.site: float(value) for (ticket, _), value in zip(inputs, coefficients, strict=True)}
     return Commitment(index, models.digest(version + 1), values)
 
@@ -127,11 +135,15 @@ def _chunks(
     version: int,
     inputs: Sequence[tuple[Issued, Admitted]],
     coefficients: Float32,
+    noise: VersionNoise | None,
 ) -> Iterator[memoryview]:
     with ExitStack() as stack:
         parent = models.open(version, stack)
         updates = [open_update(office, file, ticket, admitted.manifest or "", stack) for ticket, admitted in inputs]
-        yield from combined(file.schema, parent, updates, file.rule, coefficients)
+        if noise is None:
+            yield from combined(file.schema, parent, updates, file.rule, coefficients)
+        else:
+            yield from combined(file.schema, parent, updates, file.rule, coefficients, noise=noise.open(stack))
 
 
 def _input(ticket: Issued, admitted: Admitted, weight: float, opening: dict[str, Any]) -> Input:

@@ -7,11 +7,16 @@ anything is sent again, verdicts stand.
 With ``commit_before_upload`` deliveries come twice: first without leave to upload, until the receipts that arrive within half of
 the round's time are under a checkpoint; then with leave for exactly the bytes that those receipts name. So the server
 cannot choose who is "late" after it has seen an update.
+
+Under a rule with noise (DP-FedAvg) verdicts are public and would say what the noise hides: whose update is like another's, whose
+norm is far from the others'. So an update is refused there only if it is not finite, and nothing is flagged; clipping bounds
+what it does.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,13 +24,14 @@ from functools import partial
 from typing import Any
 
 from ....algorithms import schedule as plan
+from ....algorithms.rule import NoisyRule
 from ....audit.events import Decision, Event, RoundOpen
 from ....errors import CountersealError
 from ....trust.blob.manifest import Manifest
 from ....trust.canonical import canonical
 from ....trust.documents import parse_document
 from ....trust.dsse import read
-from ....trust.screening import History, Verdict, screen
+from ....trust.screening import History, Verdict, examine, screen
 from ...delivery import Answer
 from ...errors import StoreError
 from ...progress import RoundStarted, SiteDone
@@ -89,7 +95,9 @@ class Round:
         self._file = file
         self._models = models
         self._counter = counter
-        self._history = history
+        self._noisy = isinstance(file.rule, NoisyRule)
+        self._history = History() if self._noisy else history
+        self._norm_bound = math.inf if self._noisy else office.parties.charter.limits.norm_bound
         self._witnessed = witnessed
         self.desk = Desk(file.start.run, version, attempt)
         self._verdicts = Verdicts(office, self.desk)
@@ -310,9 +318,7 @@ class Round:
             found = Admitted(site, ticket.digest, None, "", None, ("not_authorized",), 0)
         else:
             try:
-                found = admit(
-                    office, self._file, ticket, filed, self._history, office.parties.charter.limits.norm_bound
-                )
+                found = admit(office, self._file, ticket, filed, self._history, self._norm_bound)
             except StoreError as error:
                 return self._fail(site, error.code, retry=True)
         membership = decision.model_dump(mode="json")
@@ -366,7 +372,9 @@ class Round:
 
     def _screen(self, updates: Sequence[str]) -> dict[str, Verdict]:
         candidates = [found for site in updates if (found := self.desk.admitted[site].candidate()) is not None]
-        return screen(candidates, self._history, self._office.parties.charter.limits.norm_bound)
+        if self._noisy:
+            return {one.site: Verdict(examine(one, self._history, self._norm_bound)) for one in candidates}
+        return screen(candidates, self._history, self._norm_bound)
 
     def _commit(self, updates: Sequence[str], verdicts: dict[str, Verdict], membership: Sequence[Decision]) -> RoundEnd:
         desk = self.desk
