@@ -2,10 +2,12 @@
 
     loop = Loop(run, cut(dataset, sites, seed=7), dataset.test)
     accuracies = loop.play()                # on the central test split, version 0 first
+    loop.final                              # the last version
 
 A site's round is what a site's runtime does between opening a model and sealing an update (train, release under the terms,
 subtract), and the commit is the rule's `coefficients` and `combine`. What is left out: keys, tickets, encryption, the log,
-processes, the ledger. Noise comes from the operating system's randomness, so no two plays under privacy terms are equal.
+processes, the ledger. Without privacy both are deterministic, and a test compares the last versions of this loop and of a whole
+federation bit for bit. Noise comes from the operating system's randomness, so no two plays under privacy terms are equal.
 
 Weights are equal, as in the demonstration, and nobody is ever absent.
 """
@@ -55,6 +57,7 @@ class Loop:
     run: RunConfig
     sites: Mapping[str, SiteData]
     test: Arrays
+    final: dict[str, Any] = field(default_factory=dict)
     _pairs: dict[str, Mapping[str, Flat]] = field(default_factory=dict)
     """The ADMM's dual and primal of each site."""
 
@@ -78,6 +81,7 @@ class Loop:
         for number in range(self.run.rounds):
             parameters = self._shaped(self._round(parameters, number))
             found.append(self._judge.evaluate(parameters)["accuracy"])
+        self.final = parameters
         return found
 
     def _round(self, parameters: Mapping[str, Any], number: int) -> Flat:

@@ -33,6 +33,7 @@ def table(results: Mapping[str, Any]) -> str:
         "differ in their noise. Epsilon is what each site may lose in all rounds, delta 1e-05 but where it says 0.",
         "",
         *_protected_lines(results["points"]),
+        *_crowd(results),
         "",
         "Unprotected, same version 0 and number of rounds",
         *(f"  {_UNPROTECTED.get(name, f'{name} alone'):<24}{_percent(value)}" for name, value in _bare(results)),
@@ -45,20 +46,28 @@ def table(results: Mapping[str, Any]) -> str:
 
 def _protected_lines(points: list[Mapping[str, Any]]) -> list[str]:
     epsilons = sorted({one["epsilon"] for one in points})
-    head = f"{'protected':<26}{'what':<32}{'n':>3}  " + "".join(f"{f'epsilon {one:g}':<19}" for one in epsilons)
+    head = f"{'protected':<28}{'what':<32}{'n':>3}  " + "".join(f"{f'epsilon {one:g}':<21}" for one in epsilons)
     lines = [head.rstrip()]
     for kind, name in NAMES.items():
         row = {one["epsilon"]: one for one in points if (one["algorithm"], one["mechanism"]) == kind}
         first = row[epsilons[0]]
-        cells = "".join(f"{_spread(row[one]['accuracy']):<19}" for one in epsilons)
-        lines.append(f"{name:<26}{protected(first):<32}{len(first['accuracy']):>3}  {cells}".rstrip())
+        cells = "".join(f"{_spread(row[one]['accuracy']):<21}" for one in epsilons)
+        lines.append(f"{name:<28}{protected(first):<32}{len(first['accuracy']):>3}  {cells}".rstrip())
     for mechanism in ("dp-sgd", "output-gaussian", "output-laplace"):
         chosen = {one["epsilon"]: one for one in points if one["mechanism"] == mechanism}
-        cells = "".join(f"{chosen[one]['noise_multiplier']:<19g}" for one in epsilons)
-        lines.append(f"{'  noise multiplier':<26}{mechanism:<32}{'':>3}  {cells}".rstrip())
-        cells = "".join(f"{chosen[one]['stated']:<19g}" for one in epsilons)
-        lines.append(f"{'  epsilon as stated':<26}{mechanism:<32}{'':>3}  {cells}".rstrip())
+        cells = "".join(f"{chosen[one]['noise_multiplier']:<21g}" for one in epsilons)
+        lines.append(f"{'  noise multiplier':<28}{mechanism:<32}{'':>3}  {cells}".rstrip())
+        cells = "".join(f"{chosen[one]['stated']:<21g}" for one in epsilons)
+        lines.append(f"{'  epsilon as stated':<28}{mechanism:<32}{'':>3}  {cells}".rstrip())
     return lines
+
+
+def _crowd(results: Mapping[str, Any]) -> list[str]:
+    """Return how many sites output perturbation would take: the mean's noise, 2 B z sqrt(d / N) long, beside an update of B."""
+    chosen = {one["epsilon"]: one for one in results["points"] if one["mechanism"] == "output-gaussian"}
+    sites = {one: 4 * chosen[one]["noise_multiplier"] ** 2 * results["parameters"] for one in sorted(chosen)}
+    cells = "".join(f"{f'{round(sites[one], -2):,.0f}':<21}" for one in sites)
+    return [f"{'  sites for noise = signal':<28}{'output-gaussian':<32}{'':>3}  {cells}".rstrip()]
 
 
 def _bare(results: Mapping[str, Any]) -> list[tuple[str, float]]:

@@ -29,12 +29,13 @@ from ..config.privacy import RunPrivacy
 from ..training.registry import build_trainer
 from .datasets import Dataset
 
-__all__ = ["AlgorithmName", "DatasetName", "DemoSettings", "ModelName", "StoreName"]
+__all__ = ["AlgorithmName", "DatasetName", "DemoSettings", "ModelName", "PrivacyName", "StoreName"]
 
 DatasetName = Literal["digits", "breast-cancer", "fashion-mnist"]
 ModelName = Literal["logistic", "mlp", "cnn"]
 StoreName = Literal["directory", "s3"]
 AlgorithmName = Literal["fedavg", "iiadmm", "iceadmm"]
+PrivacyName = MechanismName | Literal["central"]
 
 _ROUNDS: Final[Mapping[str, int]] = MappingProxyType({"digits": 25, "breast-cancer": 8, "fashion-mnist": 6})
 _RATE: Final[Mapping[str, float]] = MappingProxyType({"logistic": 0.1, "mlp": 0.05, "cnn": 0.03})
@@ -55,11 +56,13 @@ _PRIVATE_RATE: Final[Mapping[str, float]] = MappingProxyType({"logistic": 1.0, "
 _SAMPLING: Final[Mapping[str, tuple[float, float]]] = MappingProxyType(
     {"digits": (0.5, 100.0), "breast-cancer": (0.5, 60.0), "fashion-mnist": (0.01, 120.0)}
 )
-"""Sampling rate and normaliser by dataset. Where records are few, half of them in each step: the sum of their gradients grows with
-the rate, and the noise that the rate costs grows more slowly."""
+"""Sampling rate and normaliser by dataset. Where records are few, half of them in each step: the sum of their gradients
+grows with the rate, and the noise that the rate costs grows more slowly."""
 _DELTA = 1e-5
 _RECORD_CLIP = 1.0
 _OUTPUT_CLIP = 0.5
+_CENTRAL_CLIP = 0.5
+_CENTRAL_ROUNDS = 10
 
 
 class DemoSettings(Config):
@@ -74,7 +77,7 @@ class DemoSettings(Config):
     seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 7
     suite: SealSuite = DEFAULT_SUITE
     algorithm: AlgorithmName = "fedavg"
-    privacy: MechanismName | None = None
+    privacy: PrivacyName | None = None
     epsilon: Annotated[float, Field(gt=0, le=1000)] | None = None
 
     @classmethod
@@ -91,7 +94,8 @@ class DemoSettings(Config):
         }
         if given.get("privacy") or given.get("epsilon"):
             # Small models: noise is added to every parameter.
-            usual = {"rounds": _PRIVATE_ROUNDS, "model": "logistic", "privacy": "dp-sgd", "epsilon": 8.0}
+            rounds = _CENTRAL_ROUNDS if given.get("privacy") == "central" else _PRIVATE_ROUNDS
+            usual = {"rounds": rounds, "model": "logistic", "privacy": "dp-sgd", "epsilon": 8.0}
         return cls(dataset=dataset, **(usual | given))
 
     @model_validator(mode="after")
@@ -102,6 +106,8 @@ class DemoSettings(Config):
             raise ValueError("an epsilon belongs to a mechanism: give --privacy, or --epsilon, or both")
         if self.algorithm == "iceadmm" and self.privacy in ("output-gaussian", "output-laplace"):
             raise ValueError("iceadmm sends its dual too, a second release: use iiadmm, or --privacy dp-sgd")
+        if self.privacy == "central" and self.algorithm != "fedavg":
+            raise ValueError("with --privacy central the server adds noise to a mean of updates: that is fedavg")
         return self
 
     @property
@@ -120,7 +126,7 @@ class DemoSettings(Config):
     def run(self, dataset: Dataset) -> RunConfig:
         """Return the training of this demonstration."""
         private = self.privacy is not None
-        noisy = private and self.privacy != "dp-sgd"
+        noisy = private and self.privacy not in ("dp-sgd", "central")
         algorithm = "" if self.algorithm == "fedavg" else self.algorithm
         parts: tuple[str, ...] = ("demo", self.dataset, self.model, algorithm, self.privacy or "")
         return RunConfig(
@@ -129,11 +135,13 @@ class DemoSettings(Config):
             rounds=self.rounds,
             model=ModelConfig(name=self.model, parameters=self._shape(dataset)),
             trainer=self._trainer(dataset),
-            aggregation=self._aggregation(_NOISY_CLIP if noisy else _CLIP),
+            aggregation=self._central()
+            if self.privacy == "central"
+            else self._aggregation(_NOISY_CLIP if noisy else _CLIP),
             minimum_sites=max(1, (self.sites + 1) // 2),
             round_seconds=600,
             evaluation=EvaluationConfig(sites=not private, server=True),
-            privacy=RunPrivacy(terms=self._terms(dataset)) if private else None,
+            privacy=RunPrivacy(terms=self._terms(dataset)) if private and self.privacy != "central" else None,
         )
 
     def _aggregation(self, clip_norm: float) -> AggregationConfig:
@@ -141,6 +149,15 @@ class DemoSettings(Config):
             return AggregationConfig(clip_norm=clip_norm)
         rho, zeta = _PENALTY[self.model]
         return AggregationConfig(rule=self.algorithm, clip_norm=clip_norm, rho=rho, zeta=zeta)
+
+    def _central(self) -> AggregationConfig:
+        """Return literal numbers for noise at the server that cost at most the epsilon asked for, over all rounds."""
+        from ...privacy.accounting.calibrate import calibrate
+
+        noise = calibrate(self.epsilon or 0.0, _DELTA, steps=self.rounds, adjacency="add-remove")
+        return AggregationConfig(
+            rule="dp-fedavg", clip_norm=_CENTRAL_CLIP, noise_multiplier=noise, sites=self.sites, delta=_DELTA
+        )
 
     def _trainer(self, dataset: Dataset) -> TrainerConfig:
         private = self.privacy == "dp-sgd"
@@ -190,7 +207,7 @@ class DemoSettings(Config):
             else calibrate_laplace(epsilon, steps=self.rounds, adjacency="any")
         )
         return PrivacyTerms(
-            mechanism=self.privacy or "output-gaussian",
+            mechanism="output-gaussian" if gaussian else "output-laplace",
             unit="site",
             adjacency="any",
             clip_norm=_OUTPUT_CLIP,
