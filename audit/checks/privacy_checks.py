@@ -32,7 +32,7 @@ def terms_of(config: Mapping[str, Any], site: str) -> PrivacyTerms | None:
     if privacy is None:
         return None
     try:
-        return PrivacyTerms.from_json(privacy["sites"].get(site, privacy["terms"]), what="run.start privacy")
+        return PrivacyTerms.from_json(privacy.get("sites", {}).get(site, privacy["terms"]), what="run.start privacy")
     except (KeyError, TypeError, AttributeError):
         raise MalformedError("not privacy terms", where="run.start privacy") from None
 

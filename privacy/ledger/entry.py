@@ -119,6 +119,7 @@ def _is_entry(members: Any) -> bool:
     numbers = (members["counter"], members["time"])
     return (
         members["format"] == FORMAT
+        and isinstance(members["kind"], str)
         and members["kind"] in _KINDS
         and all(type(number) is int and 0 <= number <= _SAFE for number in numbers)
         and is_digest(members["previous"])

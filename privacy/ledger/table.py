@@ -110,7 +110,7 @@ class Table:
             connection = self._connect(self.path)
             try:
                 yield Transaction(connection, self._probe)
-            except sqlite3.Error as error:
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 raise self._refused(error) from None
             finally:
                 connection.close()
@@ -147,7 +147,7 @@ class Table:
             connection.execute("PRAGMA synchronous=EXTRA")
             if mode != "delete":
                 raise LedgerError(f"the file keeps the journal mode {mode!r}", where=str(path))
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # a damaged schema is quoted, in whatever bytes it has
             connection.close()
             raise self._refused(error) from None
         except BaseException:
@@ -155,7 +155,7 @@ class Table:
             raise
         return connection
 
-    def _refused(self, error: sqlite3.Error) -> LedgerError:
+    def _refused(self, error: sqlite3.Error | UnicodeDecodeError) -> LedgerError:
         if isinstance(error, sqlite3.OperationalError):
             return LedgerError(f"the file cannot be used ({error})", where=str(self.path))
         return LedgerDamagedError(

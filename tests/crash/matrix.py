@@ -60,6 +60,7 @@ PARTS = {
         *(Part(name, setting, live_apart if setting.seconds else live) for name, setting in SETTINGS.items()),
         Part("plain-apart", SETTINGS["plain"], live_apart),
         Part("two-steps-apart", SETTINGS["two-steps"], live_apart),
+        Part("private-apart", SETTINGS["private"], live_apart),
     )
 }
 

@@ -31,6 +31,13 @@ EXPECTED = {
     },
     "files": {"open", "os.remove", "os.mkdir", "sqlite3.connect"},
 }  # fmt: skip
+
+LEDGER = {
+    "site-b@fed.example": {
+        "ledger.entry.write", "ledger.entry.commit", "ledger.entry.done", "ledger.anchor.write", "ledger.anchor.file.write",
+        "ledger.anchor.file.publish", "ledger.anchor.file.done", "ledger.anchor.done",
+    },
+}  # fmt: skip
 """Steps that must be among the points: one that vanishes took its kills along."""
 
 LARGE = {
@@ -42,6 +49,25 @@ LARGE = {
         "store.complete.done",
     },
 }
+
+FORGETFUL = """
+from counterseal.runtime.site.steward import Steward
+
+put = Journal.put
+Journal.put = lambda self, key, value: None if key.startswith("work/") else put(self, key, value)
+Steward.settle = lambda self, ticket, *, released: None
+"""
+"""What is added to `PLANT`: a site that does not note what it made, nor that its release is over."""
+
+UNPAID = """
+import sys
+from counterseal.privacy.ledger.ledger import Ledger
+from counterseal.tests.crash.matrix import main
+
+reserve = Ledger.reserve
+Ledger.reserve = lambda self, order: reserve(self, order) if self.export()[-1].kind == "run.reserve" else None
+sys.exit(main(sys.argv[1:]))
+"""
 
 PLANT = """
 import sys
@@ -109,7 +135,20 @@ def test_an_effect_that_nobody_announced_is_a_point_of_its_own() -> None:
     assert distinct([before, effect, again]) == [before, again]
 
 
-SPREAD = {"plain": 16, "two-steps": 16, "four-sites": 6, "two-steps-apart": 4}
+def test_the_points_of_a_private_run_cover_the_ledger(tmp_path: Path) -> None:
+    assert missing(listed(tmp_path, "private"), {**EXPECTED, **LEDGER}) == set()
+
+
+SPREAD = {
+    "plain": 16,
+    "two-steps": 16,
+    "four-sites": 6,
+    "two-steps-apart": 4,
+    "private": 12,
+    "admm": 10,
+    "private-admm": 4,
+    "private-apart": 3,
+}
 
 
 @pytest.mark.parametrize("part", SPREAD)
@@ -128,6 +167,7 @@ REGRESSIONS = {
     ),
     "leave to upload was not given again": ("two-steps", "site-b@fed.example|store.put.sync"),
     "a witness outside the quorum was never settled": ("four-sites", "site-d@fed.example|store.put.write"),
+    "half a mark stayed beside the anchor": ("private", "site-b@fed.example|ledger.anchor.file.publish"),
     "a site that died over the final model was not asked again": ("plain-apart", "site-b@fed.example|site.model.write"),
 }
 """Steps at which the first run of the matrix failed, by what was wrong in the engine."""
@@ -154,3 +194,18 @@ def test_a_planted_fault_is_found(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "1 points, 0 passed, 1 failed" in done.stdout
     assert "the verifier says FAIL to 13" in done.stdout
+
+
+def test_a_noise_drawn_twice_is_found(tmp_path: Path) -> None:
+    """A site that forgets what it released draws its noise again: two updates of one ticket average to less noise."""
+    code = PLANT.replace("sys.exit(", FORGETFUL + "sys.exit(")
+    done = matrix(tmp_path, "--part", "private", "--point", "site-b@fed.example|store.put.done|2", code=code)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "site-b@fed.example released 2 different objects for ticket" in done.stdout
+
+
+def test_a_release_without_a_debit_is_found(tmp_path: Path) -> None:
+    """A site that debits its first release of a run, and no other."""
+    done = matrix(tmp_path, "--part", "private", "--sample", "1", code=UNPAID)
+    assert done.returncode == 1
+    assert "left without a debit" in done.stderr

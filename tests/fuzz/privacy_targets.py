@@ -99,7 +99,8 @@ def _entry(data: bytes) -> None:
 
 def _entry_seeds() -> list[bytes]:
     vectors = (VECTORS / "ledger" / "good.jsonl").read_bytes().splitlines()
-    return [*vectors, *(entry.raw for entry in _entries())]
+    odd = {**json.loads(_entries()[0].raw), "kind": []}
+    return [*vectors, *(entry.raw for entry in _entries()), canonical(odd)]
 
 
 def _mark(data: bytes) -> None:
@@ -145,7 +146,8 @@ def _ledger_seeds() -> list[bytes]:
         connection.execute("CREATE TABLE entries (counter INTEGER PRIMARY KEY, digest, entry)")
         connection.execute("INSERT INTO entries VALUES (1, 2, 3)")
     connection.close()
-    return [whole.read_bytes(), other.read_bytes()]
+    quoted = whole.read_bytes().replace(b"TABLE entries", b"T\xbe\xbeLE entries")  # sqlite quotes it in its message
+    return [whole.read_bytes(), other.read_bytes(), quoted]
 
 
 # Policy
@@ -253,6 +255,7 @@ def _terms_seeds() -> list[bytes]:
     runs = [
         {"terms": OUTPUT, "sites": {ME: laplace, "east": OUTPUT}, "counts": None},
         {"terms": {**DP_SGD, "steps": 2}, "sites": {}, "counts": {"noise_multiplier": 20}},
+        {"terms": OUTPUT},
     ]
     return [canonical(one) for one in ({**DP_SGD, "steps": 4, "sampling_rate": 0.25}, OUTPUT, laplace, *runs)]
 
