@@ -18,19 +18,20 @@ Not handled here: what the sites' ledgers hold (nothing of this: the sites relea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ..algorithms.errors import AlgorithmError
 from ..algorithms.rule import NoisyRule, make_rule
+from ..audit.events import AggregateCommit, Event, RunStart
 from ..privacy import central
 from ..privacy.accounting.events import GaussianEvent
 from ..privacy.accounting.statement import Statement, stated_epsilon
 from ..privacy.mechanism import Central, Plan
 from ..trust.errors import MalformedError
 
-__all__ = ["ADJACENCY", "UNIT", "CentralTerms", "plan_of"]
+__all__ = ["ADJACENCY", "UNIT", "CentralAccount", "CentralTerms", "central_accounts", "plan_of"]
 
 UNIT = "site"
 ADJACENCY = "add-remove"
@@ -97,3 +98,48 @@ def plan_of(rule: NoisyRule, dimensions: int) -> Plan[Central]:
         GridError: more dimensions than this much noise leaves room for in binary32.
     """
     return central.mechanism(rule.clip_norm, rule.noise_multiplier, rule.fineness).plan(dimensions)
+
+
+@dataclass(frozen=True, slots=True)
+class CentralAccount:
+    """One run's versions under these terms, as a log has them: what they say about any one site."""
+
+    run: str
+    terms: CentralTerms
+    commits: int
+    """Versions made: each is one release about every site."""
+    rounds: int
+    """Versions that the run may make at most."""
+    statement: Statement | None
+    """Of the versions made; None if there are none."""
+    whole: Statement
+    """Of all versions that the run may make."""
+
+    @property
+    def epsilon(self) -> float:
+        """Epsilon of the versions made."""
+        return 0.0 if self.statement is None else self.statement.epsilon
+
+
+def central_accounts(events: Iterable[tuple[int, Event]]) -> tuple[CentralAccount, ...]:
+    """Return an account for every run whose server adds the noise, from (leaf, event) of a log whose signatures held.
+
+    Raises:
+        MalformedError: a run with numbers that this version does not know.
+        PrivacyError: numbers that cannot be accounted for.
+    """
+    runs: dict[str, RunStart] = {}
+    made: dict[str, int] = {}
+    for _, event in events:
+        if isinstance(event, RunStart):
+            runs.setdefault(event.run, event)
+        elif isinstance(event, AggregateCommit):
+            made[event.run] = made.get(event.run, 0) + 1
+    found = []
+    for run, start in sorted(runs.items()):
+        terms, rounds = CentralTerms.of(start.config), start.config.get("rounds")
+        if terms is not None and type(rounds) is int and rounds >= 1:
+            commits = made.get(run, 0)
+            stated = terms.statement(commits) if commits else None
+            found.append(CentralAccount(run, terms, commits, rounds, stated, terms.statement(max(rounds, commits))))
+    return tuple(found)

@@ -43,8 +43,10 @@ def demo(
         Literal["fedavg", "iiadmm", "iceadmm"], typer.Option(help="Federated averaging, or one of two ADMMs.")
     ] = "fedavg",
     privacy: Annotated[
-        Literal["dp-sgd", "output-gaussian", "output-laplace"] | None,
-        typer.Option(help="How releases are made private; dp-sgd if only --epsilon is given."),
+        Literal["dp-sgd", "output-gaussian", "output-laplace", "central"] | None,
+        typer.Option(
+            help="How releases are made private; dp-sgd if only --epsilon is given. central trusts the server."
+        ),
     ] = None,
     epsilon: Annotated[
         float | None, typer.Option(help="What all rounds together may say of one unit; 8 if only --privacy is given.")
@@ -60,7 +62,7 @@ def demo(
     and with a centralised model. Exit code 1 if the run was aborted or the log does not verify.
 
     With --epsilon (or --privacy) every site adds noise to what it releases and keeps a ledger of what that cost; the comparisons
-    stay unprotected, and say so.
+    stay unprotected, and say so. With --privacy central the server adds it, and sees every update: only models are protected.
 
     Example: counterseal demo --dataset breast-cancer --model logistic --store s3
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ...audit.checks.findings import Status
 from ...trust.charter.model import Caveat
+from ..central import CentralAccount
+from .central import how_bad, in_a_sentence, trusted
 from .play import DemoResult
 
 __all__ = ["Claim", "claims"]
@@ -117,6 +119,8 @@ def _membership(result: DemoResult) -> Claim:
 
 def _privacy(result: DemoResult) -> tuple[Claim, ...]:
     terms, found = result.terms, result.accounts
+    if result.central is not None:
+        return _central(result.central, result)
     if terms is None:
         because = (
             "This run used no differential privacy and claims no epsilon. Updates and metrics were released exactly as "
@@ -146,6 +150,26 @@ def _privacy(result: DemoResult) -> tuple[Claim, ...]:
             "NOT COVERED",
             "It is each site's word, under its signature. A site that lied would harm its own people's privacy, not the "
             "others'.",
+        ),
+    )
+
+
+def _central(account: CentralAccount, result: DemoResult) -> tuple[Claim, ...]:
+    bad = account.terms.noise_norm(result.parameters) > account.terms.rule.clip_norm
+    return (
+        Claim("Differential privacy of each site, for those who see models only", "yes", in_a_sentence(account)),
+        Claim("Privacy from the server and the auditor", "NOT COVERED", trusted()),
+        Claim("That the noise leaves something to learn", "NO" if bad else "yes", how_bad(account, result.parameters)),
+        Claim(
+            "That the noise was drawn",
+            "NOT COVERED",
+            "It is the server's word. This demonstration has no auditor, who could recompute each version and see how much "
+            "noise there was.",
+        ),
+        Claim(
+            "A ledger of what was spent",
+            "NOT COVERED",
+            "The sites' ledgers hold nothing of this run: no site added noise, and no site can check that the server did.",
         ),
     )
 

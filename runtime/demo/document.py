@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..central import ADJACENCY, UNIT
 from .baselines import CENTRALISED
 from .play import DemoResult
 
@@ -64,7 +65,18 @@ def _partition(counts: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 
 def _privacy(result: DemoResult) -> dict[str, Any] | None:
-    terms = result.terms
+    terms, central = result.terms, result.central
+    if central is not None:
+        rule = central.terms.rule
+        return {
+            "terms": {**rule.parameters(), "delta": central.terms.delta, "unit": UNIT, "adjacency": ADJACENCY},
+            "noise_added_by": "the server, which sees every update exactly and is trusted",
+            "comparisons": "unprotected",
+            "versions": central.commits,
+            "epsilon": central.epsilon,
+            "noise_norm": central.terms.noise_norm(result.parameters),
+            "clip_norm": rule.clip_norm,
+        }
     if terms is None:
         return None
     return {

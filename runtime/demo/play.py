@@ -32,6 +32,7 @@ from ...audit.checks.evidence import Trust, gather
 from ...audit.checks.findings import Findings
 from ...audit.checks.leaf_checks import read_events
 from ...audit.checks.source import FolderSource
+from ...audit.events import Event
 from ...audit.verify import verify
 from ...durable import create_file, make_folder, replace_file
 from ...trust.canonical import canonical
@@ -40,6 +41,7 @@ from ..accounts import Account, accounts
 from ..anchors.opening import open_ledger
 from ..api import run_federation
 from ..assembly import site_command
+from ..central import CentralAccount, central_accounts
 from ..config import ConfigError, LoaderConfig, S3StoreConfig, load_server, load_site
 from ..delivery import ANSWER_BYTES
 from ..founding.charter_folder import read_charter_folder
@@ -125,13 +127,17 @@ class DemoResult:
     seconds: float
     accounts: tuple[Account, ...] = ()
     """What each site stated that its releases cost, and what that comes to when it is computed again from the log."""
+    central: CentralAccount | None = None
+    """What the versions say about one site, where the server adds the noise; computed from the log."""
     debited: bool = False
     """Whether each ledger has as many releases as its site stated, under the head that it signed, and agrees with its anchor."""
 
     @property
     def good(self) -> bool:
-        """Whether the run completed, the verifier found no fault, and every stated epsilon is what the terms come to."""
+        """Whether the run completed, the verifier found no fault, and every epsilon is what the terms come to or was asked."""
         paid = self.settings.privacy is None or (self.debited and all(one.agrees for one in self.accounts))
+        if self.settings.privacy == "central":
+            paid = self.central is not None and self.central.epsilon <= (self.settings.epsilon or 0.0)
         return self.run.outcome == "completed" and self.findings.passed and paid
 
     @property
@@ -207,7 +213,8 @@ def play(
         findings,
         seconds,
         spent,
-        _debited(founded, spent),
+        central=_central(founded) if settings.privacy == "central" else None,
+        debited=_debited(founded, spent),
     )
 
 
@@ -308,7 +315,9 @@ def _cap(settings: DemoSettings) -> tuple[float, float] | None:
 def _cut(settings: DemoSettings, dataset: Dataset, founded: Founded) -> dict[str, tuple[Arrays, Arrays]]:
     """Write every site's data into its own folder, and return training and held-out examples by site."""
     folders = {site: path.parent / "data" for site, path in founded.site_configs.items()}
-    write_sites(dataset, list(folders.values()), seed=settings.seed)
+    # With many sites, sizes as unequal as those of a few would leave some without any examples.
+    alpha = 8.0 if len(folders) <= 8 else 4.0 * len(folders)
+    write_sites(dataset, list(folders.values()), seed=settings.seed, alpha_size=alpha)
     # The loader asks for a training file; the server never trains.
     write_arrays(founded.server_config.parent / "data", dataset.test, dataset.test)
     found = {}
@@ -385,8 +394,17 @@ def _debited(founded: Founded, spent: tuple[Account, ...]) -> bool:
     return bool(spent)
 
 
+def _central(founded: Founded) -> CentralAccount | None:
+    found = central_accounts(_events(founded))
+    return found[0] if found else None
+
+
 def recount(founded: Founded) -> tuple[Account, ...]:
     """Compute every site's epsilon again, from the server's log alone."""
+    return accounts(_events(founded))
+
+
+def _events(founded: Founded) -> list[tuple[int, Event]]:
     source = FolderSource(load_server(founded.server_config).log)
     reading = read_events(gather(source, Trust(founded.charter)))
-    return accounts((one.index, one.event) for one in reading.events)
+    return [(one.index, one.event) for one in reading.events]

@@ -28,8 +28,10 @@ from ...trust.charter.signing import fingerprint
 from ...trust.errors import TrustError
 from ...trust.terms import PrivacyTerms
 from ..accounts import Account
+from ..central import CentralAccount
 from ..errors import ConfigError
 from .baselines import CENTRALISED
+from .central import server_answers
 from .coverage import Claim, claims
 from .figures import Series, curves_svg
 from .play import DemoResult
@@ -70,10 +72,19 @@ class ReportData:
     accounts: tuple[Account, ...] = ()
     """What the reader may see of what the sites stated: its own row, or all."""
     answers: tuple[Answer, ...] = ()
+    central: CentralAccount | None = None
+    """Where the server adds the noise."""
+
+    @property
+    def private(self) -> bool:
+        """Whether somebody adds noise."""
+        return self.terms is not None or self.central is not None
 
     @property
     def epsilon(self) -> float:
         """The largest epsilon that a site stated."""
+        if self.central is not None:
+            return self.central.epsilon
         return max((one.stated for one in self.result.accounts), default=0.0)
 
     @property
@@ -110,8 +121,15 @@ def report_data(result: DemoResult, *, for_site: str | None = None) -> ReportDat
         hidden=hidden,
         terms=result.terms,
         accounts=tuple(one for one in result.accounts if for_site in (None, one.site)),
-        answers=() if result.terms is None else answers(result.terms, result.accounts),
+        answers=_answers(result),
+        central=result.central,
     )
+
+
+def _answers(result: DemoResult) -> tuple[Answer, ...]:
+    if result.central is not None:
+        return server_answers(result.central, result.parameters)
+    return () if result.terms is None else answers(result.terms, result.accounts)
 
 
 def render(data: ReportData) -> str:

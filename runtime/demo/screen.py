@@ -28,8 +28,10 @@ from rich.text import Text
 
 from ...audit.checks.findings import Status
 from ...trust.charter.signing import fingerprint
+from ..central import CentralAccount
 from ..progress import RoundDone, RoundStarted, RunDone, RunStarted, SiteDone
 from .baselines import CENTRALISED
+from .central import how_bad
 from .coverage import claims
 from .play import Comparing, DataReady, DemoEvent, DemoResult
 
@@ -169,6 +171,8 @@ def _epsilon(value: float | None) -> str:
 def _spent(result: DemoResult) -> tuple[RenderableType, ...]:
     """Return what each site's releases cost, as stated and as computed again from the log."""
     terms = result.terms
+    if result.central is not None:
+        return (_server_noise(result.central, result.parameters),)
     if terms is None:
         return ()
     table = _table("site", "mechanism", "protects", "releases", "epsilon", "delta", "computed again")
@@ -181,6 +185,22 @@ def _spent(result: DemoResult) -> tuple[RenderableType, ...]:
         table.add_row(one.site, one.terms.mechanism, protects, released, f"{one.stated:g}", f"{one.delta:.3g}", again)
     caption = "Stated by the sites in signed receipts; computed again from the terms in the log (`counterseal audit privacy`)."
     return (_titled("What each site's releases can say, at most", table, caption),)
+
+
+def _server_noise(account: CentralAccount, dimensions: int) -> RenderableType:
+    """Return what the versions say about one site, and that the server is trusted."""
+    rule, noise = account.terms.rule, account.terms.noise_norm(dimensions)
+    table = _table("mechanism", "protects", "versions", "epsilon", "delta", "noise in a version", "signal at most")
+    table.add_row(
+        "dp-fedavg (the server is trusted)",
+        "one site (add-remove)",
+        f"{account.commits} of {account.rounds}",
+        f"{account.epsilon:g}",
+        f"{account.terms.delta:g}",
+        Text(f"{noise:.3g}", style="bold red" if noise > rule.clip_norm else ""),
+        f"{rule.clip_norm:g}",
+    )
+    return _titled("What the models can say about one site, at most", table, how_bad(account, dimensions))
 
 
 def _measured(metrics: Mapping[str, Any]) -> tuple[str, str]:

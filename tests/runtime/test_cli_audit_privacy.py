@@ -103,7 +103,7 @@ def test_the_table_says_what_is_not_covered(honest: Copy) -> None:
 def test_one_run_can_be_named(honest: Copy) -> None:
     sites = document(honest.ask("--json", "--run", "run-2"))["sites"]
     assert {one["run"] for one in sites} == {"run-2"}
-    assert document(honest.ask("--json", "--run", "run-9")) == {"agree": True, "faults": [], "sites": []}
+    assert document(honest.ask("--json", "--run", "run-9")) == {"agree": True, "faults": [], "sites": [], "servers": []}
 
 
 @pytest.mark.parametrize(
