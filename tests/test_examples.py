@@ -100,7 +100,7 @@ def test_the_study_without_seals_trains_what_a_federation_trains(tmp_path: Path,
     from counterseal.runtime.demo.settings import DemoSettings
 
     loop = _load("loop")
-    settings = DemoSettings(dataset="breast-cancer", model="logistic", sites=3, rounds=2, algorithm=algorithm)
+    settings = DemoSettings.of(dataset="breast-cancer", model="logistic", sites=3, rounds=2, algorithm=algorithm)
     dataset = load_dataset("breast-cancer", seed=settings.seed)
     sites = loop.cut(dataset, settings.names, seed=settings.seed)
     one = loop.Loop(settings.run(dataset), sites, dataset.test)
