@@ -6,13 +6,14 @@ from contextlib import ExitStack
 
 import numpy as np
 
+from counterseal.algorithms.rule import CohortRule
 from counterseal.audit.checks.findings import Status
 from counterseal.audit.checks.source import FolderSource
-from counterseal.audit.events import peek_event
+from counterseal.audit.events import RunStart, peek_event
 from counterseal.parameters import Schema
 from counterseal.runtime.replaying.replay import replay
-from counterseal.runtime.server import run as server_run
 from counterseal.runtime.server.rounds.state import RuleStates
+from counterseal.runtime.server.start import start_run
 from counterseal.tests.federation import DirectTransport, Federation
 from counterseal.trust.identifiers import sha256
 
@@ -50,7 +51,9 @@ def at_server(federation: Federation, setting: Setting) -> Pairs:
     config, found = setting.config(), Pairs()
     with federation.server(DirectTransport({})) as server:
         parameters = federation.first_parameters(config)
-        file = server_run.start_run(server._office, config, parameters, "")
+        file = start_run(server._office, config, parameters, "")
+        if not isinstance(file.rule, CohortRule):
+            raise AssertionError(f"{file.rule.name} keeps no pairs")
         states = RuleStates(server._office, file, file.rule)
         table = states.table(setting.rounds)
         for plane in file.rule.state_planes:
@@ -68,7 +71,8 @@ def at_sites(federation: Federation, setting: Setting) -> Pairs:
     for name in federation.sites:
         with open_site(federation, setting, name, unwatched) as site:
             leaf = site._state.journal.get(f"run/{setting.config().name}")
-            pair = site._memory.pair(peek_event(leaf["leaf"].encode()), schema)
+            start = peek_event(leaf["leaf"].encode())
+            pair = site._memory.pair(start, schema) if isinstance(start, RunStart) else None
         if pair is None:
             found[name] = {}
             continue

@@ -217,7 +217,7 @@ def event_vectors() -> Row:
     told = json.loads(event("receipt.file").payload())
     allowed = {"policy": digest("policy"), "ledger": None, "releases": 0, "epsilon": None, "delta": None}
     spent = {**allowed, "ledger": digest("head"), "releases": 2, "epsilon": 1.875, "delta": 1.0002e-06}
-    receipts = [
+    receipts: list[tuple[str, Row, str | None]] = [
         ("nothing was debited", {"spending": allowed}, None),
         ("two releases", {"spending": spent, "manifest": digest("manifest")}, None),
         ("Laplace noise has no delta", {"spending": {**spent, "delta": 0}}, None),
