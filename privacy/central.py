@@ -4,11 +4,11 @@ The unit is the site: whether a site took part, with whatever data, changes the 
 adjacency is "add-remove" and the sensitivity S. The sum gets Gaussian noise of standard deviation z S and is divided by a
 public n, the number of sites on the roster (never the number that answered, which would be another query).
 
-**The trust model is `Central`, and weak.** The server sees every update and is trusted to add noise and to forget. A site that
-does not trust the server with its update needs noise of its own (`dpsgd`, `output`), and then does not need this.
+**The trust model is `Central`, and weak.** The server sees every update and is trusted to add noise and to forget. A site
+that does not trust the server with its update needs noise of its own (`dpsgd`, `output`), and then does not need this.
 
-**How bad it is for few sites.** The mean of n updates of norm S has norm S at most; the noise on it has standard deviation z S
-/ n in *each* coordinate, so norm z S sqrt(d) / n (`expected_noise`). Over 100 rounds in which every site takes part (no
+**How bad it is for few sites.** The mean of n updates of norm S has norm S at most; the noise on it has standard deviation z
+S / n in *each* coordinate, so norm z S sqrt(d) / n (`expected_noise`). Over 100 rounds in which every site takes part (no
 amplification by sampling), with the least z for each epsilon, in units of S:
 
     sites   delta   epsilon       z    each coordinate   norm for d = 10,000
@@ -22,6 +22,10 @@ amplification by sampling), with the least z for each epsilon, in units of S:
 With ten sites the noise is fifty times the signal at an epsilon of 8, for a model of only ten thousand parameters. Nothing in
 an optimiser makes up for that. Below some thousand sites protect records instead (`dpsgd`): their number is what the noise is
 divided by.
+
+In a run the first two stages are `algorithms.dp_fedavg`'s: it cuts fractions off instead of rounding at random, on a finer
+grid, so that an auditor recomputes every bit. The noise is the plan's here, and the bound K is the same; `runtime.central`
+brings both together. `aggregate` is the whole list in one piece, for simulations.
 
 Source: McMahan, Ramage, Talwar, Zhang 2018, arXiv 1710.06963 (flat clipping, fixed denominator). Adaptive clipping (Andrew et
 al. 2021) is not offered: its count of clipped sites needs noise of n / 20, which at ten sites is all there is.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ..central import CentralAccount
 from .privacy import Answer, odds
 
@@ -28,18 +30,19 @@ def trusted() -> str:
 
 
 def how_bad(account: CentralAccount, dimensions: int) -> str:
-    """Return the noise beside the signal, in one version."""
-    rule, noise = account.terms.rule, account.terms.noise_norm(dimensions)
+    """Return the noise beside the signal: in one version, and over those made."""
+    rule, noise, made = account.terms.rule, account.terms.noise_norm(dimensions), max(account.commits, 1)
     times = noise / rule.clip_norm
-    verdict = (
-        f"{times:,.0f} times the longest step that the sites could agree on: what is learned is lost in it. With {rule.sites} "
-        "sites that cannot be otherwise; protect records instead (dp-sgd), whose number is what the noise is divided by"
-        if times > 1
-        else f"{times:.2g} of the longest step that the sites could agree on"
-    )
-    return (
+    said = (
         f"In each version the mean of {rule.sites} sites' updates has a norm of {rule.clip_norm:g} at most, and the noise on its "
-        f"{dimensions:,} numbers one of {noise:.3g}, {verdict}."
+        f"{dimensions:,} numbers one of {noise:.3g}: {times:,.1f} times as much. Over {made} versions the noise adds up to "
+        f"{noise * math.sqrt(made):.3g}, and steps that all point one way to {rule.clip_norm * made:.3g} at most."
+    )
+    if times <= 1:
+        return said
+    return (
+        f"{said} With {rule.sites} sites that cannot be otherwise: the noise is divided by their number. Protect records instead "
+        "(dp-sgd), of which there are more."
     )
 
 

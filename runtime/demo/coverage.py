@@ -159,7 +159,7 @@ def _central(account: CentralAccount, result: DemoResult) -> tuple[Claim, ...]:
     return (
         Claim("Differential privacy of each site, for those who see models only", "yes", in_a_sentence(account)),
         Claim("Privacy from the server and the auditor", "NOT COVERED", trusted()),
-        Claim("That the noise leaves something to learn", "NO" if bad else "yes", how_bad(account, result.parameters)),
+        Claim("That the noise is smaller than a step", "NO" if bad else "yes", how_bad(account, result.parameters)),
         Claim(
             "That the noise was drawn",
             "NOT COVERED",

@@ -51,11 +51,11 @@ def test_the_screen_and_the_document_say_how_bad_it_is(central: DemoResult) -> N
     said, account = " ".join(text.getvalue().split()), central.central
     assert account is not None
     noise = expected_noise(3, central.parameters, account.terms.rule.noise_multiplier, 0.5)
-    assert noise > 5 * 0.5 and f"{noise:.3g}" in said and f"{noise / 0.5:,.0f} times" in said
+    assert noise > 5 * 0.5 and f"{noise:.3g}" in said and f"{noise / 0.5:,.1f} times as much" in said
     for words in (
         "dp-fedavg (the server is trusted)",
         "Privacy from the server and the auditor",
-        "NO That the noise leaves something to learn",
+        "NO That the noise is smaller than a step",
         "add-remove: its update counts or not",
         "site-a alone (unprotected)",
     ):
@@ -74,7 +74,7 @@ def test_the_report_answers_in_words(central: DemoResult, tmp_path: Path) -> Non
         for words in (
             "of one site, if the server is trusted",
             "The server sees every site&#39;s update exactly",
-            "times the longest step",
+            "times as much",
             "no site can check",
             "Sites send no metrics in such a run",
         ):
