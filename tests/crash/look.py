@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from counterseal.audit.checks.findings import Status
+from counterseal.audit.checks.source import FolderSource
+from counterseal.runtime.replaying.replay import replay
 from counterseal.tests.federation import Federation
 
 from . import duals, ledgers
@@ -11,6 +14,8 @@ from .story import Setting, scene_of
 from .verdict import facts, problems
 
 __all__ = ["found_in", "underpaid"]
+
+AUDITOR = "auditor@fed.example"
 
 _RANDOM = ("output", "parent")
 """Of a commit: which model it makes depends on the noise."""
@@ -20,9 +25,14 @@ def found_in(federation: Federation, setting: Setting) -> dict[str, Any]:
     """Return the facts of a run that is over, and everything that must not be."""
     scene = scene_of(federation)
     told, wrong = facts(scene), problems(scene)
+    if setting.random:
+        wrong += _other_models(told)
+        told = _without_models(told)
     if setting.private:
-        wrong += [*_other_models(told), *ledgers.problems(federation, setting)]
-        told = {**_without_models(told), **ledgers.facts(federation)}
+        wrong += ledgers.problems(federation, setting)
+        told |= ledgers.facts(federation)
+    if setting.replayed:
+        wrong += _not_replayed(federation, setting)
     if setting.stateful:
         pairs, unequal = duals.compared(federation, setting)
         wrong += unequal
@@ -34,6 +44,16 @@ def found_in(federation: Federation, setting: Setting) -> dict[str, Any]:
 def underpaid(federation: Federation, setting: Setting) -> list[str]:
     """Return what left a site without its debit, in a folder as a kill left it; the folder stays as it is."""
     return ledgers.underpaid(federation) if setting.private else []
+
+
+def _not_replayed(federation: Federation, setting: Setting) -> list[str]:
+    """An auditor computes every version again, with the pairs or the noise that made it."""
+    source, key = FolderSource(federation.log_folder), federation.keys[AUDITOR].opening
+    found = replay(source, federation.charter, federation.store(), key)
+    wrong = [
+        f"replay of version {step.version}: {step.reason}" for step in found.steps if step.status is not Status.PASS
+    ]
+    return wrong if len(found.steps) == setting.rounds else [*wrong, f"{len(found.steps)} commits replayed"]
 
 
 def _other_models(told: dict[str, Any]) -> list[str]:

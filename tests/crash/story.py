@@ -73,7 +73,7 @@ class Setting:
     def federation(self, folder: Path) -> Federation:
         """Found the federation: keys and charter are drawn once, each case gets a copy of the folder."""
         found = Federation.make(
-            folder, self.sites, commit_before_upload=self.commit_before_upload, auditor=self.stateful
+            folder, self.sites, commit_before_upload=self.commit_before_upload, auditor=self.replayed
         )
         if self.private:
             for name in found.sites:
@@ -88,16 +88,35 @@ class Setting:
         """Whether both ends keep duals."""
         return self.rule == "iiadmm"
 
+    @property
+    def central(self) -> bool:
+        """Whether the server draws noise."""
+        return self.rule == "dp-fedavg"
+
+    @property
+    def replayed(self) -> bool:
+        """Whether there is an auditor, who recomputes every version."""
+        return self.stateful or self.central
+
+    @property
+    def random(self) -> bool:
+        """Whether another run makes other models."""
+        return self.private or self.central
+
     def config(self) -> RunConfig:
         """Return the run's configuration."""
         model = ModelConfig(name="logistic", parameters={"inputs": self.inputs, "classes": 3})
-        admm: dict[str, Any] = {"rho": 1.0, "zeta": 8.0} if self.stateful else {}
+        rule: dict[str, Any] = {"rule": self.rule, "clip_norm": 50.0 if self.stateful else 2.0}
+        if self.stateful:
+            rule |= {"rho": 1.0, "zeta": 8.0}
+        if self.central:
+            rule |= {"noise_multiplier": 0.25, "sites": self.sites, "delta": 1e-3}
         return run_config(
             rounds=self.rounds,
             round_seconds=SECONDS,
             model=model,
-            evaluation=EvaluationConfig(sites=not (self.large or self.private)),
-            aggregation=AggregationConfig(rule=self.rule, clip_norm=50.0 if self.stateful else 2.0, **admm),
+            evaluation=EvaluationConfig(sites=not (self.large or self.random)),
+            aggregation=AggregationConfig(**rule),
             privacy=RunPrivacy(terms=TERMS) if self.private else None,
         )
 
@@ -115,6 +134,7 @@ SETTINGS = {
         Setting("private", private=True),
         Setting("admm", rule="iiadmm"),
         Setting("private-admm", private=True, rule="iiadmm"),
+        Setting("central", rule="dp-fedavg"),
     )
 }
 

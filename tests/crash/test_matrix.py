@@ -148,6 +148,7 @@ SPREAD = {
     "admm": 10,
     "private-admm": 4,
     "private-apart": 3,
+    "central": 6,
 }
 
 

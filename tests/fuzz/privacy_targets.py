@@ -25,7 +25,7 @@ from counterseal.privacy.ledger.ledger import Ledger, read_entries
 from counterseal.privacy.ledger.path_anchor import PathAnchor
 from counterseal.runtime.accounts import accounts
 from counterseal.runtime.config.privacy import RunPrivacy
-from counterseal.runtime.rule_state import Made, Row, RuleState
+from counterseal.runtime.rule_state import Made, NoiseState, Row, RuleState
 from counterseal.runtime.site.price import price_of
 from counterseal.tests.federation import START
 from counterseal.tests.formats import samples
@@ -264,6 +264,9 @@ def _terms_seeds() -> list[bytes]:
 
 
 def _state(data: bytes) -> None:
+    drawn = taken(lambda: NoiseState.from_json(parse(data)))
+    if drawn is not None:
+        require(NoiseState.from_json(drawn.to_json()) == drawn, "a table that differs after a round trip")
     found = taken(lambda: RuleState.from_json(parse(data)))
     if found is None:
         return
@@ -279,7 +282,8 @@ def _state_seeds() -> list[bytes]:
     row = Row(manifest="a" * 64, plaintext="b" * 64)
     first = RuleState.first(("east", "west"), rule)
     later = first.after({"east": Made(version=1, ticket="c" * 64, rows={"dual": row})}, (1.0, 0.5))
-    return [canonical(one.to_json()) for one in (first, later)]
+    noise = NoiseState(version=1, attempt=0, tickets=("c" * 64,), noise=row)
+    return [canonical(one.to_json()) for one in (first, later, noise)]
 
 
 TARGETS = (
@@ -297,5 +301,7 @@ TARGETS = (
         _terms,
         as_json=True,
     ),
-    Target("rule-state", ("runtime/replaying/states.py",), _state_seeds, _state, as_json=True),
+    Target(
+        "rule-state", ("runtime/replaying/states.py", "runtime/replaying/noise.py"), _state_seeds, _state, as_json=True
+    ),
 )

@@ -60,6 +60,7 @@ _NO_PARSER = {
     "runtime/server/correspondence/filing.py": "calls of trust/messages.py and trust/keys/statement.py",
     "runtime/server/correspondence/receipts.py": "calls of runtime/delivery.py: target answer",
     "runtime/server/rounds/round.py": "a party's own table",
+    "runtime/server/rounds/noise.py": "a party's own table",
     "runtime/server/rounds/state.py": "a party's own table",
     "runtime/server/run.py": "a party's own table",
     "runtime/server/start.py": "a party's own table",
