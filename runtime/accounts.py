@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..audit.checks.privacy_checks import terms_of
+from ..audit.checks.privacy_checks import spends, terms_of
 from ..audit.events import Event, ReceiptFile, RunStart, Spending
 from ..trust.terms import PrivacyTerms
 from .config.privacy import CountsConfig
@@ -81,7 +81,7 @@ def accounts(events: Iterable[tuple[int, Event]]) -> tuple[Account, ...]:
     for leaf, event in events:
         if isinstance(event, RunStart):
             runs.setdefault(event.run, event)
-        elif isinstance(event, ReceiptFile) and event.kind == "train" and event.outcome == "done":
+        elif isinstance(event, ReceiptFile) and spends(event):
             key, told = (event.run, event.actor), event.spending
             released[key] += 1
             if told is not None and told.epsilon is not None:

@@ -1,9 +1,10 @@
 """Check 15: what private runs say of their cost.
 
-A site states, in each receipt and under its own signature, which policy decided, the head of its ledger, how many releases of this
-run it has reserved, and their epsilon. The numbers follow from the terms in ``run.start``: whoever doubts an epsilon computes it
-again (docs/accounting.md). Checked here is the form of the story: no release of a private run goes unstated or uncounted,
-none beyond the number that was announced, no exact metrics beside it, and none stated where there were no terms.
+A site states, in each receipt and under its own signature, which policy decided, the head of its ledger, how many releases of
+this run it has reserved, and their epsilon; a training that failed costs and says the same. The numbers follow from the terms in
+``run.start``: whoever doubts an epsilon computes it again (docs/accounting.md). Checked here is the form of the story: no release
+of a private run goes unstated or uncounted, none beyond the number that was announced, no exact metrics beside it, and none
+stated where there were no terms.
 
 Not handled here: whether the ledger held (its site's own), and whether noise was drawn as said: a site can only vouch for itself.
 """
@@ -19,7 +20,7 @@ from ..events import Event, ReceiptFile, RunStart, Spending
 from .evidence import Logged
 from .findings import Outcome, judge
 
-__all__ = ["check_privacy", "terms_of"]
+__all__ = ["check_privacy", "spends", "terms_of"]
 
 
 def terms_of(config: Mapping[str, Any], site: str) -> PrivacyTerms | None:
@@ -37,6 +38,13 @@ def terms_of(config: Mapping[str, Any], site: str) -> PrivacyTerms | None:
         raise MalformedError("not privacy terms", where="run.start privacy") from None
 
 
+def spends(receipt: ReceiptFile) -> bool:
+    """Return whether a receipt is for a release: an update, or a training that failed and cost what an update costs."""
+    if receipt.kind != "train" or receipt.outcome == "refused":
+        return False
+    return receipt.outcome == "done" or (receipt.spending is not None and receipt.spending.epsilon is not None)
+
+
 def check_privacy(events: list[Logged[Event]]) -> Outcome:
     """15. Every release under privacy terms is stated, counted, and within what the run announced."""
     faults: list[str] = []
@@ -46,7 +54,7 @@ def check_privacy(events: list[Logged[Event]]) -> Outcome:
         event = one.event
         if isinstance(event, RunStart):
             runs.setdefault(event.run, event)
-        elif isinstance(event, ReceiptFile) and event.run in runs and event.kind == "train" and event.outcome == "done":
+        elif isinstance(event, ReceiptFile) and event.run in runs and spends(event):
             faults += [f"leaf {one.index}: {what}" for what in _release(runs[event.run], event, last)]
     return judge(faults)
 

@@ -24,7 +24,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from ...audit.errors import ForkError
 from ...audit.events import Place as LogPlace
@@ -277,9 +277,12 @@ class Site:
                 "done",
                 None,
             )
+        stated: dict[str, Any] | None = None
         try:
             _require_allowed(decision)
-            done = self._workshop.do(verified, delivery, self._steward.admit(verified, self._workshop.dimensions))
+            leave = self._steward.admit(verified, self._workshop.dimensions)
+            stated = leave.spending
+            done = self._workshop.do(verified, delivery, leave)
         except (NotAuthorizedError, RefusedError) as error:
             _log.warning("refused ticket %s: %s", digest[:16], error)
             return Done(), "refused", error.code
@@ -289,9 +292,9 @@ class Site:
             _log.warning("could not do ticket %s: %s", digest[:16], error)
             if isinstance(error, UnsupportedModelError | CoupledRecordsError):
                 self._steward.give_back(digest)  # found on made-up records: no data was touched
-            else:
-                self._steward.settle(digest, released=False)
-            return Done(), "failed", error.code
+                return Done(), "failed", error.code
+            self._steward.settle(digest, released=False)
+            return Done(spending=stated), "failed", error.code  # it costs like any other, and that is said
         self._state.journal.put(f"work/{digest}", _as_json(done))
         self._steward.settle(digest, released=True)
         return done, "done", None
