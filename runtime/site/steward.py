@@ -284,7 +284,9 @@ def _require_paid(reserved: Run | None, price: Price) -> None:
     reservation for a release with more in it: counts that the first run did not ask for.
     """
     if reserved is not None and any(now > then for now, then in zip(price.cost.numbers, reserved.cost, strict=True)):
-        raise RefusedError("a run of this name was reserved for releases that cost less", where=f"run {reserved.key[1]}")
+        raise RefusedError(
+            "a run of this name was reserved for releases that cost less", where=f"run {reserved.key[1]}"
+        )
 
 
 def _again(outcome: str) -> CountersealError:

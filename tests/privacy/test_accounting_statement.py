@@ -239,9 +239,7 @@ def test_an_enormous_cost_is_stated_and_not_computed_finely(noise: float, steps:
     assert found.epsilon > 100 and found.accountant.startswith("Renyi")
 
 
-@pytest.mark.parametrize(
-    ("noise", "steps", "rate"), [(2.0, 4 * 10**10, 1e-9), (1.5, 10**7, 1e-6), (1e4, 10**15, 1e-9)]
-)
+@pytest.mark.parametrize(("noise", "steps", "rate"), [(2.0, 4 * 10**10, 1e-9), (1.5, 10**7, 1e-6), (1e4, 10**15, 1e-9)])
 def test_whoever_asks_for_terms_cannot_make_a_site_compute_for_minutes(noise: float, steps: int, rate: float) -> None:
     """Losses on few points of the grid: dp_accounting raises a length to the number of steps, or loops over them."""
     started = time.monotonic()
