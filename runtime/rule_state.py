@@ -26,7 +26,7 @@ __all__ = ["Made", "MemberState", "NoiseState", "Row", "RuleState", "float_bits"
 Bits = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 
 
-def float_bits(value: float) -> str:
+def float_bits(value: float | np.floating[Any]) -> str:
     """Return the big-endian bits of a float32 as eight hexadecimal digits.
 
     >>> float_bits(0.25)
