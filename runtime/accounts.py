@@ -28,6 +28,8 @@ __all__ = ["Account", "accounts", "coarse_price", "second_opinion"]
 
 _COARSEST = 4096
 """Grid units in a clipping bound, at least (`privacy.grid`)."""
+_MOST_STEPS = 300_000
+"""Beyond, the other library computes for minutes: who wrote the log chose how many."""
 _AGREE = 2e-3
 """Both are rounded up to four digits, and the site's grid may be finer."""
 _NOTHING = Spending(policy="0" * 64, ledger=None)
@@ -100,6 +102,8 @@ def second_opinion(account: Account) -> float | None:
     """Return the epsilon that Opacus' PRV accountant gives, at most 0.02 above the true one; None for what it does not know."""
     terms = account.terms
     if terms.mechanism != "dp-sgd" or terms.adjacency != "add-remove" or account.counts is not None:
+        return None
+    if terms.steps * account.spending.releases > _MOST_STEPS:
         return None
     from opacus.accountants import PRVAccountant
 
