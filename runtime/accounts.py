@@ -103,7 +103,7 @@ def second_opinion(account: Account) -> float | None:
     terms = account.terms
     if terms.mechanism != "dp-sgd" or terms.adjacency != "add-remove" or account.counts is not None:
         return None
-    if terms.steps * account.spending.releases > _MOST_STEPS:
+    if terms.steps * account.releases > _MOST_STEPS:
         return None
     from opacus.accountants import PRVAccountant
 
