@@ -87,7 +87,7 @@ def test_status_and_resume_before_anything_was_started(tmp_path: Path) -> None:
 
 
 def test_a_second_server_is_refused_while_one_is_at_work(tmp_path: Path) -> None:
-    world = World.make(tmp_path, rounds=40)
+    world = World.make(tmp_path, rounds=400)  # more than a slow machine gets through while the second one starts
     with _serving(world) as first:
         _wait_for_version(world, 1)
         assert document(call("server", "status", "--config", world.server, "--json"))["running"] is True
@@ -99,7 +99,7 @@ def test_a_second_server_is_refused_while_one_is_at_work(tmp_path: Path) -> None
         assert first.wait(60) == 130
 
 
-ROUNDS = 12
+ROUNDS = 30
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_verify_a_whole_log(finished: tuple[World, dict[str, Any]]) -> None:
     rows = {row["id"]: row["status"] for row in found["obligations"]}
     assert rows.pop("16") == "NOT COVERED" and set(rows.values()) == {"PASS"} and len(rows) == 16
     shown = call("audit", "verify", world.log, "--digest", world.founded.digest)
-    assert shown.exit_code == 0 and "15 PASS, 1 NOT COVERED" in shown.stdout
+    assert shown.exit_code == 0 and "16 PASS, 1 NOT COVERED" in shown.stdout
 
 
 def test_verify_without_a_root_of_trust_says_so(finished: tuple[World, dict[str, Any]]) -> None:
