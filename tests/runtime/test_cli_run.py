@@ -87,7 +87,7 @@ def test_status_and_resume_before_anything_was_started(tmp_path: Path) -> None:
 
 
 def test_a_second_server_is_refused_while_one_is_at_work(tmp_path: Path) -> None:
-    world = World.make(tmp_path, rounds=400)  # more than a slow machine gets through while the second one starts
+    world = World.make(tmp_path, rounds=200)  # more than a slow machine gets through while the second one starts
     with _serving(world) as first:
         _wait_for_version(world, 1)
         assert document(call("server", "status", "--config", world.server, "--json"))["running"] is True
@@ -336,6 +336,8 @@ class _serving:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # A suite that was started in the background ignores SIGINT, and so would everything it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
