@@ -15,45 +15,51 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 
+Data = Annotated[
+    Literal["digits", "breast-cancer", "fashion-mnist"], typer.Option(help="The data; nothing is downloaded.")
+]
+DataPath = Annotated[Path | None, typer.Option(help="The folder of fashion-mnist's four IDX files.")]
+Model = Annotated[
+    Literal["logistic", "mlp", "cnn"] | None, typer.Option(help="The model; by default cnn for images, else mlp.")
+]
+Sites = Annotated[int, typer.Option(min=1, max=26, help="How many sites.")]
+Rounds = Annotated[int | None, typer.Option(min=1, max=1000, help="How many rounds; by default enough for the data.")]
+Store = Annotated[
+    Literal["directory", "s3"], typer.Option(help="Where sealed blobs lie; s3 starts a private SeaweedFS.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        help="A new folder, or one to go on in; by default counterseal-demo, or counterseal-demo-2, -3, ... if it is taken."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Decides partition, model and order of examples.")]
+Algorithm = Annotated[
+    Literal["fedavg", "iiadmm", "iceadmm"], typer.Option(help="Federated averaging, or one of two ADMMs.")
+]
+Privacy = Annotated[
+    Literal["dp-sgd", "output-gaussian", "output-laplace", "central"] | None,
+    typer.Option(help="How releases are made private; dp-sgd if only --epsilon is given. central trusts the server."),
+]
+Epsilon = Annotated[
+    float | None, typer.Option(help="What all rounds together may say of one unit; 8 if only --privacy is given.")
+]
+Suite = Annotated[Literal["MLKEM768_X25519", "P384", "MLKEM1024_P384"], typer.Option(help="How blobs are sealed.")]
+
+
 def demo(
-    dataset: Annotated[
-        Literal["digits", "breast-cancer", "fashion-mnist"], typer.Option(help="The data; nothing is downloaded.")
-    ] = "digits",
-    data_path: Annotated[Path | None, typer.Option(help="The folder of fashion-mnist's four IDX files.")] = None,
-    model: Annotated[
-        Literal["logistic", "mlp", "cnn"] | None, typer.Option(help="The model; by default cnn for images, else mlp.")
-    ] = None,
-    sites: Annotated[int, typer.Option(min=1, max=26, help="How many sites.")] = 4,
-    rounds: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="How many rounds; by default enough for the data.")
-    ] = None,
-    store: Annotated[
-        Literal["directory", "s3"], typer.Option(help="Where sealed blobs lie; s3 starts a private SeaweedFS.")
-    ] = "directory",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="A new folder, or one to go on in; by default counterseal-demo, or counterseal-demo-2, -3, ... if it is taken."
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="Decides partition, model and order of examples.")
-    ] = 7,
-    algorithm: Annotated[
-        Literal["fedavg", "iiadmm", "iceadmm"], typer.Option(help="Federated averaging, or one of two ADMMs.")
-    ] = "fedavg",
-    privacy: Annotated[
-        Literal["dp-sgd", "output-gaussian", "output-laplace", "central"] | None,
-        typer.Option(
-            help="How releases are made private; dp-sgd if only --epsilon is given. central trusts the server."
-        ),
-    ] = None,
-    epsilon: Annotated[
-        float | None, typer.Option(help="What all rounds together may say of one unit; 8 if only --privacy is given.")
-    ] = None,
-    suite: Annotated[
-        Literal["MLKEM768_X25519", "P384", "MLKEM1024_P384"], typer.Option(help="How blobs are sealed.")
-    ] = "MLKEM768_X25519",
+    dataset: Data = "digits",
+    data_path: DataPath = None,
+    model: Model = None,
+    sites: Sites = 4,
+    rounds: Rounds = None,
+    store: Store = "directory",
+    out: Out = None,
+    seed: Seed = 7,
+    algorithm: Algorithm = "fedavg",
+    privacy: Privacy = None,
+    epsilon: Epsilon = None,
+    suite: Suite = "MLKEM768_X25519",
     as_json: JsonFlag = False,
 ) -> None:
     """Found a federation of four sites, train, verify its log, and write report.html.

@@ -299,11 +299,12 @@ def _one_code(leave: Leave) -> Iterator[None]:
     """Under privacy terms, make one code of whatever fails after data was touched: which error it was may depend on them."""
     try:
         yield
-    except (UnsupportedModelError, CoupledRecordsError):
-        raise  # before data was touched, on made-up records: it says what to use instead, and nothing about the data
     except Exception as error:
         if leave.terms is None:
             raise
+        refused = isinstance(error, UnsupportedModelError | CoupledRecordsError)
+        if refused and leave.terms.mechanism == "dp-sgd":
+            raise  # our own trainer's, on made-up records: it says what to use instead, and nothing about the data
         _log.error("a private training failed: %s", type(error).__name__)  # a text or a trace could quote the data
         raise TrainingFailedError("the work failed after data was touched") from None
 

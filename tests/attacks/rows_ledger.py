@@ -12,6 +12,7 @@ from unittest.mock import patch
 import numpy as np
 
 from counterseal.errors import CountersealError
+from counterseal.privacy.errors import UnsupportedModelError
 from counterseal.privacy.ledger.path_anchor import PathAnchor
 from counterseal.runtime.site.steward import Steward
 from counterseal.runtime.site.work import Workshop
@@ -357,5 +358,12 @@ LEDGER: tuple[Row, ...] = (
     row("P4-034", "thief", "the power cut between debit and training", "accepted", cut(Workshop, "_trained")),
     row("P4-035", "thief", "the power cut between journal and ledger", "accepted", cut(Steward, "settle")),
     row("P4-036", "thief", "the power cut after sealing: is the noise used again?", "accepted", noise_after_a_crash),
+    row(
+        "P4-038",
+        "site",
+        "a plug-in's trainer asks for its release back after it has seen the data",
+        "site_failed",
+        failing(_raises(UnsupportedModelError(SECRET))),
+    ),
     row("P4-037", "server", "an answered ticket delivered again: other bytes, another debit?", "accepted", redelivered),
 )
