@@ -1,4 +1,5 @@
 # make demo    the main job on embedded data: installs what it needs, trains among four sites, verifies, writes report.html
+# make demo-globus    the same through Globus Compute, S3 and a Globus group: real SDK and endpoint daemons, a stand-in cloud
 # make test    lint, types, import floors and all tests; installs what it needs
 PYTHON ?= python3.11
 VENV := .venv
@@ -7,10 +8,12 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install system demo test check quick lint bench crash fuzz docs clean
+ENDPOINT := .venv-endpoint
+
+.PHONY: help install system demo demo-globus test check quick lint bench crash fuzz docs clean
 
 help:
-	@sed -n 's/^# //p' Makefile | head -2; echo "also: install lint quick bench crash fuzz clean"
+	@sed -n 's/^# //p' Makefile | head -3; echo "also: install lint quick bench crash fuzz clean"
 
 install: $(VENV)/.installed
 
@@ -26,6 +29,12 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
+# The endpoint daemon pins click, rich and dill: it gets an environment of its own, as it does at a site.
+$(ENDPOINT)/.installed: requirements/endpoint.txt
+	test -x $(ENDPOINT)/bin/python || $(PYTHON) -m venv $(ENDPOINT)
+	$(ENDPOINT)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/endpoint.txt
+	touch $@
+
 # The PKCS#11 tests run against SoftHSM2, the key tests also against the openssl program: Debian packages.
 system:
 	@command -v softhsm2-util >/dev/null && command -v openssl >/dev/null || { \
@@ -36,16 +45,19 @@ system:
 demo: install
 	$(BIN)/counterseal demo
 
+demo-globus: $(VENV)/.tested $(ENDPOINT)/.installed
+	$(BIN)/python -m counterseal.tests.standin.demo
+
 lint: $(VENV)/.tested
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-quick: $(VENV)/.tested system
+quick: $(VENV)/.tested $(ENDPOINT)/.installed system
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not processes"
 
-test: lint system
+test: lint $(ENDPOINT)/.installed system
 	$(BIN)/python -m pytest -n 2 --dist loadfile -q
 
 bench: $(VENV)/.tested
@@ -60,4 +72,4 @@ fuzz: $(VENV)/.tested
 	$(BIN)/python tests/fuzz/run.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(ENDPOINT) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

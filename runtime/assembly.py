@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from ..durable import Probe, silent
 from ..trust.charter.signing import SignedCharter
-from ..trust.group import RosterAuthorizer
+from ..trust.group import Authorizer, RosterAuthorizer
 from ..trust.keys.custody import load_folder
 from ..trust.keys.member import MemberKeys
 from .config import (
     DirectoryStoreConfig,
+    LocalTransportConfig,
     S3StoreConfig,
     ServerConfig,
     SiteConfig,
@@ -105,8 +106,7 @@ def open_server(
             f"{config.identity} is not the server that the charter names ({charter.charter.server})", where="identity"
         )
     if transport is None:
-        commands = {site: site_command(path) for site, path in config.transport.sites.items()}
-        transport = LocalTransport(spawn(commands, config.state / "sites"))
+        transport = _transport(config, clock, probe)
     return Server(
         charter=charter,
         keys=keys,
@@ -119,6 +119,18 @@ def open_server(
         observe=observe,
         probe=probe,
     )
+
+
+def _transport(config: ServerConfig, clock: Callable[[], int], probe: Probe) -> Transport:
+    settings = config.transport
+    if isinstance(settings, LocalTransportConfig):
+        commands = {site: site_command(path) for site, path in settings.sites.items()}
+        return LocalTransport(spawn(commands, config.state / "sites"))
+    from .transports.compute.transport import open_compute_transport
+
+    if config.globus is None:
+        raise ConfigError("transport.kind: globus-compute needs the block globus", where="globus")
+    return open_compute_transport(settings, config.globus, config.state / "compute", clock=clock, probe=probe)
 
 
 def site_command(config: Path) -> list[str]:
@@ -138,15 +150,22 @@ def _charter_and_keys(config: SiteConfig | ServerConfig, clock: Callable[[], int
     return charter, keys
 
 
-def _authorizer(
-    config: SiteConfig | ServerConfig, charter: SignedCharter, clock: Callable[[], int]
-) -> RosterAuthorizer:
+def _authorizer(config: SiteConfig | ServerConfig, charter: SignedCharter, clock: Callable[[], int]) -> Authorizer:
     group = charter.charter.group
-    if group.authorizer != "roster" or config.roster is None:
+    if group.authorizer == "globus":
+        if config.globus is None:
+            raise ConfigError(
+                "the charter's group is one of Globus, and no block globus is configured",
+                where="globus",
+                remedy="Name the application and its credentials: docs/configuration.md, Globus.",
+            )
+        from .globus.authorizer import open_authorizer
+
+        admissions = config.admissions if isinstance(config, ServerConfig) else None
+        return open_authorizer(config.globus, group.id, clock, admissions=admissions)
+    if config.roster is None:
         raise ConfigError(
-            f"the charter's group is asked through {group.authorizer!r}, and no roster file is configured",
-            where="roster",
-            remedy="This version asks roster files only: use `authorizer: roster` and name the file.",
+            "the charter's group is a roster file, and none is configured", where="roster", remedy="Name the file."
         )
     return RosterAuthorizer(config.roster, clock, group=group.id)
 

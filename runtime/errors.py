@@ -10,6 +10,12 @@ RuntimeFault
 ├── ReplayError                 a replay that cannot begin: no auditor, another key, a log that does not hold
 │   ├── MissingEvidenceError    what the log names is not at hand, or other bytes lie there: UNDECIDED
 │   └── FalseCommitError        what the log says is not so: FAIL
+├── GlobusFault                 Globus' services, or this party's login to them
+│   ├── LoginNeededError        no token, or one that Globus takes no longer: a person must log in
+│   ├── GlobusRefusedError      Globus answers that this credential may not do this
+│   ├── GlobusUnavailableError  Globus does not answer, or asks to come again (`retryable`)
+│   ├── TestCloudError          the environment leads to another cloud than Globus' own
+│   └── AdmissionError          an enrolment that the server does not admit
 ├── RunError                    a run that cannot be started or resumed as asked
 ├── SiteError                   why a site gives no receipt
 │   ├── LostStateError          it took part before, and its state folder does not know
@@ -165,6 +171,49 @@ class FalseCommitError(ReplayError):
     """What the log says of a commit is not so."""
 
     code = "replay_false"
+
+
+class GlobusFault(RuntimeFault):
+    """Something is wrong with Globus' services, or with this party's login to them."""
+
+    code = "globus"
+    retryable: ClassVar[bool] = False
+
+
+class LoginNeededError(GlobusFault):
+    """No token, or one that Globus takes no longer: a person must log in."""
+
+    code = "login_needed"
+
+
+class GlobusRefusedError(GlobusFault):
+    """Globus answers that this credential may not do this."""
+
+    code = "globus_refused"
+
+
+class GlobusUnavailableError(GlobusFault):
+    """Globus does not answer, or asks to come again."""
+
+    code = "globus_unavailable"
+    retryable = True
+
+
+class TestCloudError(GlobusFault):
+    """The environment leads to another cloud than Globus' own."""
+
+    code = "test_cloud"
+    __test__ = False  # not a test, whatever its name makes pytest think
+
+
+class AdmissionError(GlobusFault):
+    """An enrolment that the server does not admit; `reason` is the code that the log gets."""
+
+    code = "admission"
+
+    def __init__(self, reason: str, what: str, *, where: str = "", remedy: str = "") -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.reason = reason
 
 
 class RunError(RuntimeFault):

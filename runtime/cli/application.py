@@ -16,7 +16,22 @@ from .output import exit_code, show_error, show_logging, system_error, wants_jso
 
 __all__ = ["app", "run"]
 
-_GROUPS = ("demo", "keys", "charter", "server", "site", "audit", "blob", "ledger", "policy", "config", "plugin")
+_GROUPS = (
+    "demo",
+    "login",
+    "group",
+    "keys",
+    "charter",
+    "server",
+    "site",
+    "store",
+    "audit",
+    "blob",
+    "ledger",
+    "policy",
+    "config",
+    "plugin",
+)
 
 
 class _Root(TyperGroup):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ..errors import ConfigError
 from .document import ConfigProblems, Problem, read_model, read_text
+from .globus import ComputeTransportConfig, GlobusConfig
 from .parts import (
     ConfigPath,
     DirectoryStoreConfig,
@@ -32,15 +33,17 @@ from .run import (
     SchedulerConfig,
     TrainerConfig,
 )
-from .site import LocalTransportConfig, ServerConfig, SiteConfig
+from .site import LocalTransportConfig, ServerConfig, SiteConfig, TransportConfig
 
 __all__ = [
     "AggregationConfig",
+    "ComputeTransportConfig",
     "ConfigError",
     "ConfigPath",
     "ConfigProblems",
     "DirectoryStoreConfig",
     "EvaluationConfig",
+    "GlobusConfig",
     "LoaderConfig",
     "LocalTransportConfig",
     "LossConfig",
@@ -58,6 +61,7 @@ __all__ = [
     "StoreConfig",
     "StoreFileConfig",
     "TrainerConfig",
+    "TransportConfig",
     "json_schema",
     "load_run",
     "load_server",

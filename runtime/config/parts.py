@@ -118,6 +118,12 @@ class S3StoreConfig(Config):
     """The region of the bucket."""
     insecure_loopback: bool = False
     """Allow plain HTTP to this machine itself, for tests and demonstrations."""
+    sse: Literal["AES256", "aws:kms"] | None = None
+    """Server only: ask the store to encrypt at rest as well, under its own keys."""
+    retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+    """Server only: days for which log, manifests and answers are locked against deletion (S3 Object Lock, compliance mode)."""
+    grant_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
+    """Server only: seconds that a grant lasts at most; by default as long as its ticket. Another delivery renews it."""
 
     @model_validator(mode="after")
     def _encrypted(self) -> S3StoreConfig:

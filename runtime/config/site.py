@@ -8,11 +8,12 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from ...trust.identifiers import Identity
 from ..errors import ConfigError
+from .globus import ComputeTransportConfig, GlobusConfig
 from .parts import Config, ConfigPath, Device, LoaderConfig, PassphraseConfig, PluginConfig, StoreConfig
 from .privacy import SitePrivacy
 from .run import RunConfig
 
-__all__ = ["LocalTransportConfig", "ServerConfig", "SiteConfig"]
+__all__ = ["LocalTransportConfig", "ServerConfig", "SiteConfig", "TransportConfig"]
 
 _Plugins = Annotated[tuple[PluginConfig, ...], Field(max_length=100)]
 
@@ -32,6 +33,8 @@ class _Party(Config):
     """Where sealed blobs are exchanged."""
     roster: ConfigPath | None = None
     """The file of the group's active members, where no Globus group is used."""
+    globus: GlobusConfig | None = None
+    """How this party speaks to Globus, where the group is one of Globus."""
     plugins: _Plugins = ()
     """The plug-ins that this party approved, by registry name."""
 
@@ -72,6 +75,10 @@ def _which(value: Any) -> str:
     return "path" if isinstance(value, str) or hasattr(value, "__fspath__") else "inline"
 
 
+TransportConfig = Annotated[LocalTransportConfig | ComputeTransportConfig, Field(discriminator="kind")]
+"""How deliveries reach the sites."""
+
+
 _Run = Annotated[
     Annotated[RunConfig, Tag("inline")] | Annotated[ConfigPath, Tag("path")],
     Discriminator(_which),
@@ -83,8 +90,10 @@ class ServerConfig(_Party):
 
     log: ConfigPath
     """The folder of the transparency log."""
-    transport: LocalTransportConfig
+    transport: TransportConfig
     """How deliveries reach the sites."""
+    admissions: ConfigPath | None = None
+    """The folder in which `counterseal server admit` keeps what it decided, to be logged at the next start."""
     run: _Run
     """The run: written here, or the path of its file (`load_server` puts the file's content here)."""
     loader: LoaderConfig | None = None
@@ -96,6 +105,8 @@ class ServerConfig(_Party):
     def _can_evaluate(self) -> ServerConfig:
         if isinstance(self.run, RunConfig) and self.run.evaluation.server and self.loader is None:
             raise ValueError("the run says evaluation.server: true, but no loader is named")
+        if isinstance(self.transport, ComputeTransportConfig) and self.globus is None:
+            raise ValueError("transport.kind: globus-compute needs the block globus")
         return self
 
     @property

@@ -29,8 +29,10 @@ from ...trust.keys.passphrase import Passphrase
 from ...trust.keys.sealing import SealSuite
 from ...trust.keys.statement import MAXIMUM_LIFE, make_statement
 from ..config import (
+    ComputeTransportConfig,
     ConfigError,
     DirectoryStoreConfig,
+    GlobusConfig,
     LoaderConfig,
     LocalTransportConfig,
     PassphraseConfig,
@@ -41,6 +43,7 @@ from ..config import (
     load_server,
     load_site,
 )
+from ..config.globus import Uuid
 from ..config.ledger import LedgerConfig, PathAnchorConfig
 from ..config.parts import Config
 from ..config.privacy import SitePrivacy
@@ -79,6 +82,12 @@ class Request(Config):
     life_seconds: Annotated[int, Field(gt=0, le=MAXIMUM_LIFE - _SKEW)]
     cap: tuple[_Positive, Annotated[float, Field(ge=0, lt=1)]] | None = None
     """Epsilon and delta of each site's population, over all runs; for private runs."""
+    group: Uuid | None = None
+    """The Globus group that is asked; a roster file otherwise."""
+    globus: dict[Identity, GlobusConfig] = Field(default_factory=dict)
+    """Each party's way to Globus, where the group is one of Globus."""
+    transport: ComputeTransportConfig | None = None
+    """Globus Compute instead of processes of this machine."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Request:
@@ -92,6 +101,10 @@ class Request(Config):
         ):
             if found != wanted:
                 raise ValueError(f"there must be {what}; see {sorted(found ^ wanted)}")
+        if set(self.globus) != (set(self.parties) if self.group is not None else set()):
+            raise ValueError("with a Globus group every party has a block in globus, and without one none has")
+        if self.transport is not None and (self.group is None or set(self.transport.endpoints) != set(self.sites)):
+            raise ValueError("Globus Compute needs a Globus group and one endpoint for each site")
         if self.run.privacy is not None and self.cap is None:
             raise ValueError("a private run needs a cap for each site's population")
         if isinstance(self.store, DirectoryStoreConfig) and not self.store.path.is_absolute():
@@ -150,7 +163,8 @@ class Draft:
         ]
         for party in keys:
             write_charter_folder(self._home(party) / "charter", raw, signatures)
-            self._roster(self._home(party) / "roster.yaml")
+            if self._request.group is None:
+                self._roster(self._home(party) / "roster.yaml")
         if self._request.store is None:
             make_folder(self._folder / "store", 0o700)
         for site in self._request.sites:
@@ -204,7 +218,8 @@ class Draft:
         request, run, n = self._request, self._request.run, len(self._request.sites)
         k = Quorum.smallest_k(n, _LIAR)
         terms = QuorumTerms(k=n if k is None else k, f=_LIAR, unwitnessed=k is None)
-        group = Group(id=f"{request.federation} roster", authorizer="roster")
+        named = request.group
+        group = Group(id=named or f"{request.federation} roster", authorizer="roster" if named is None else "globus")
         limits = Limits(
             update_bytes=request.update_bytes,
             norm_bound=request.norm_bound,
@@ -237,7 +252,7 @@ class Draft:
         roster = {"group": f"{self._request.federation} roster", "members": members}
         create_file(path, _yaml(roster), step="founding.roster", mode=0o600)
 
-    def _party(self, up: str) -> dict[str, Any]:
+    def _party(self, party: str, up: str) -> dict[str, Any]:
         """Return what every party's configuration says; ``up`` leads from its folder to the federation's."""
         return {
             "charter": Path("charter"),
@@ -245,7 +260,8 @@ class Draft:
             "passphrase": PassphraseConfig(file=Path("passphrase")),
             "state": Path("state"),
             "store": self._request.store or DirectoryStoreConfig(kind="directory", path=Path(up) / "store"),
-            "roster": Path("roster.yaml"),
+            "roster": Path("roster.yaml") if self._request.group is None else None,
+            "globus": self._request.globus.get(party),
         }
 
     def _site_config(self, site: str) -> None:
@@ -254,7 +270,7 @@ class Draft:
             loader=self._request.loaders[site],
             privacy=self._privacy(site),
             unprotected=self._request.run.privacy is None,
-            **self._party("../.."),
+            **self._party(site, "../.."),
         )
         path = self._home(site) / "site.yaml"
         create_file(path, _yaml(config.model_dump(mode="json", exclude_defaults=True)), step="founding.site")
@@ -284,10 +300,10 @@ class Draft:
         config = ServerConfig(
             identity=self._request.server,
             log=Path("log"),
-            transport=LocalTransportConfig(kind="local", sites=sites),
+            transport=self._request.transport or LocalTransportConfig(kind="local", sites=sites),
             run=Path("run.yaml"),
             loader=self._request.server_loader,
-            **self._party(".."),
+            **self._party(self._request.server, ".."),
         )
         run = self._request.run.model_dump(mode="json", exclude_defaults=True)
         create_file(home / "run.yaml", _yaml(run), step="founding.run")

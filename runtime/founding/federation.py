@@ -16,7 +16,7 @@ verified from its files. Paths are relative, so the whole folder can be moved.
 
 NOT covered: separation. One process draws all the keys, and whoever reads this folder as this user holds all of them: here
 the officers' comparison of the digest is a formality. A real federation is founded by its members, each at home
-(docs/configuration.md); what they exchange are the same files. The roster file stands in for a Globus group.
+(docs/configuration.md); what they exchange are the same files. Unless a Globus group is named, a roster file stands in for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,16 @@ from pydantic import ValidationError
 
 from ...trust.charter.signing import SignedCharter
 from ...trust.keys.sealing import DEFAULT_SUITE, SealSuite
-from ..config import ConfigError, LoaderConfig, RunConfig, StoreConfig, load_server, load_site
+from ..config import (
+    ComputeTransportConfig,
+    ConfigError,
+    GlobusConfig,
+    LoaderConfig,
+    RunConfig,
+    StoreConfig,
+    load_server,
+    load_site,
+)
 from .charter_folder import read_charter_folder
 from .draft import REQUEST, Draft, Request
 
@@ -39,6 +48,7 @@ __all__ = ["Founded", "found_federation"]
 
 _NONE: Mapping[str, float] = MappingProxyType({})
 _UNNAMED: Mapping[str, str] = MappingProxyType({})
+_NOBODY: Mapping[str, GlobusConfig] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,9 @@ def found_federation(
     commit_before_upload: bool = True,
     life_seconds: int = 365 * 86_400,
     cap: tuple[float, float] | None = None,
+    group: str | None = None,
+    globus: Mapping[str, GlobusConfig] = _NOBODY,
+    transport: ComputeTransportConfig | None = None,
 ) -> Founded:
     """Found a federation of ``server`` and ``sites`` in ``folder``, or return the one that this same call founded before.
 
@@ -83,7 +96,9 @@ def found_federation(
     relative folder in it starts at that site's own folder, as in a configuration file. Weights not named are 1, names for
     people are the identities. The quorum is the smallest that tolerates one liar; a single site has none, and the charter
     then says UNWITNESSED. ``life_seconds`` is for how long the keys are valid. ``cap`` is epsilon and delta of each site's
-    population over all runs: a private run needs one, and each site then gets a ledger.
+    population over all runs: a private run needs one, and each site then gets a ledger. ``group`` is the UUID of a Globus
+    group that is asked instead of a roster file, by each party through its block in ``globus``; with ``transport`` the sites
+    are reached through Globus Compute instead of as processes.
 
     Raises:
         ConfigError: ``folder`` holds something else, or the request contradicts itself.
@@ -107,6 +122,9 @@ def found_federation(
             commit_before_upload=commit_before_upload,
             life_seconds=life_seconds,
             cap=cap,
+            group=group,
+            globus=dict(globus),
+            transport=transport,
         )
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from counterseal.durable import Probe, silent
 from counterseal.runtime.assembly import open_server, open_site
-from counterseal.runtime.config import load_server, load_site
+from counterseal.runtime.config import LocalTransportConfig, load_server, load_site
 from counterseal.runtime.site.worker import serve_standard_streams
 from counterseal.runtime.training.party import server_trainer
 from counterseal.runtime.transports.local import LocalTransport, spawn
@@ -38,6 +38,7 @@ def _probe(party: str, marker: Path) -> Probe:
 def _server(path: Path, marker: Path) -> int:
     config = load_server(path)
     own = [sys.executable, "-m", "counterseal.tests.crash.real", "site"]
+    assert isinstance(config.transport, LocalTransportConfig)
     commands = {site: [*own, str(place), str(marker)] for site, place in config.transport.sites.items()}
     transport = LocalTransport(spawn(commands, config.state / "sites"))
     with open_server(config, transport=transport, probe=_probe(config.identity, marker)) as server:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from counterseal.errors import CountersealError
-from counterseal.runtime.config import ConfigProblems, RunConfig, load_run, load_server, load_site
+from counterseal.runtime.config import ConfigProblems, LocalTransportConfig, RunConfig, load_run, load_server, load_site
 from counterseal.runtime.config.document import read_model
 from counterseal.runtime.errors import ConfigError
 
@@ -94,6 +94,7 @@ def test_a_server_reads_its_run(tmp_path: Path) -> None:
     write(tmp_path, "run.yaml", RUN)
     server = load_server(write(tmp_path, "server.yaml", SERVER))
     assert server.run_config == load_run(tmp_path / "run.yaml")
+    assert isinstance(server.transport, LocalTransportConfig)
     assert server.transport.sites["no"] == Path("/srv/b.yaml")  # a site called no is not a site called false
     assert server.passphrase.source().command == ("pass", "show", "coordinator")
 

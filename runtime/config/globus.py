@@ -1,0 +1,54 @@
+"""`GlobusConfig` and `ComputeTransportConfig`: how a party speaks to Globus, and how a server reaches sites through it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from ...trust.identifiers import Identity
+from .parts import Config, ConfigPath, PassphraseConfig
+
+__all__ = ["ComputeTransportConfig", "GlobusConfig", "Uuid"]
+
+Uuid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
+"""A UUID as Globus prints it."""
+
+
+class GlobusConfig(Config):
+    """One party's way to Globus: a service account with a secret, or a person's login with kept tokens."""
+
+    client_id: Uuid
+    """The application registered with Globus: a service account, or the native application that people log in with."""
+    client_secret: PassphraseConfig | None = None
+    """Where the service account's secret is found; without it a person logs in."""
+    tokens: ConfigPath | None = None
+    """The file (mode 0600) in which the tokens of a person's login are kept; `counterseal login` fills it."""
+    server_client: Uuid | None = None
+    """Sites only: the server's application, for which the token of an enrolment is made."""
+    auditors: Uuid | None = None
+    """The subgroup whose members are auditors."""
+    insecure_test_cloud: (
+        Annotated[str, StringConstraints(pattern=r"^http://(127\.0\.0\.1|localhost):[0-9]{2,5}$")] | None
+    ) = None
+    """Tests only: a stand-in for Globus on this machine. Nothing that it says is worth anything."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> GlobusConfig:
+        if (self.client_secret is None) == (self.tokens is None):
+            raise ValueError("name exactly one of client_secret (a service account), tokens (a person's login)")
+        return self
+
+
+class ComputeTransportConfig(Config):
+    """Sites behind Globus Compute endpoints."""
+
+    kind: Literal["globus-compute"]
+    function: Uuid
+    """The registered function that hands a delivery to a site (`counterseal server function`)."""
+    endpoints: Annotated[dict[Identity, Uuid], Field(min_length=1, max_length=1_000)]
+    """Each site's identity, and its endpoint."""
+    poll_seconds: Annotated[float, Field(ge=0.2, le=60)] = 1.0
+    """Seconds between two questions for results; they grow while nothing comes."""
+    resend_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    """Seconds of silence after which a delivery is sent once more: a task that its endpoint lost is never reported."""

@@ -1,0 +1,1 @@
+"""Globus: whose cloud, which credentials, who is in the group."""

@@ -1,0 +1,1 @@
+"""Deliveries through Globus Compute."""
