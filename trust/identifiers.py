@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-__all__ = ["Digest", "Identifier", "Identity", "KeyId", "ObjectKey", "Text", "Time", "sha256"]
+__all__ = ["Digest", "Identifier", "Identity", "KeyId", "ObjectKey", "Text", "Time", "Uuid", "sha256"]
 
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}[a-z0-9]$|^[a-z0-9]$")]
 """A short lower-case name of ours: run, federation, rule (1 to 64 characters)."""
@@ -28,6 +28,9 @@ KeyId = Digest
 
 ObjectKey = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*)*$", max_length=512)]
 """A place in the object store: our names only, never a peer's. `..` cannot be spelled."""
+
+Uuid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
+"""A UUID as Globus prints it: lower case, with hyphens."""
 
 Time = Annotated[int, Field(ge=0, le=2**53 - 1)]
 """Seconds since 1970 in UTC."""

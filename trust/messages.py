@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 from . import dsse
 from .documents import Document
 from .errors import MalformedError
-from .identifiers import Digest, Identifier, Identity, KeyId, Text, Time, sha256
+from .identifiers import Digest, Identifier, Identity, KeyId, Text, Time, Uuid, sha256
 
 __all__ = ["Approval", "Enrolment", "Evidence", "Message", "Quarantine", "Recovery", "Revocation", "Rotation"]
 
@@ -48,6 +48,8 @@ class Enrolment(Message):
     server_key: KeyId
     """The server's sealing key for which this was made: it opens nowhere else."""
     statement: str = Field(min_length=1, max_length=_ENVELOPE)
+    endpoint: Uuid | None = None
+    """The newcomer's Globus Compute endpoint, where it has one: where the server will send its deliveries."""
 
 
 class Rotation(Message):

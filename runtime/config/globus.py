@@ -6,13 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from ...trust.identifiers import Identity
+from ...trust.identifiers import Identity, Uuid
 from .parts import Config, ConfigPath, PassphraseConfig
 
 __all__ = ["ComputeTransportConfig", "GlobusConfig", "Uuid"]
-
-Uuid = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
-"""A UUID as Globus prints it."""
 
 
 class GlobusConfig(Config):

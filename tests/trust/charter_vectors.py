@@ -5,6 +5,7 @@ python -m counterseal.tests.trust.charter_vectors
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from counterseal.trust.canonical import canonical
 from counterseal.trust.charter.model import Charter
 from counterseal.trust.charter.signing import CharterSignature
 from counterseal.trust.documents import sign
-from counterseal.trust.enrolment import seal_enrolment
+from counterseal.trust.enrolment import SealedEnrolment, seal_enrolment
 from counterseal.trust.identifiers import sha256
 from counterseal.trust.keys.member import MemberKeys
+from counterseal.trust.keys.sealing import SealingKey
 from counterseal.trust.keys.statement import make_statement
 from counterseal.trust.messages import Approval, Enrolment, Evidence, Revocation
 
@@ -115,9 +117,16 @@ def mailbox_vectors(keys: dict[str, MemberKeys]) -> tuple[Row, dict[str, bytes]]
     token = "a token for vectors only"
     server = keys["server"].opening
     statement = _statement(keys["north"], "north", token_hash=sha256(token.encode()))
-    newcomer = Enrolment(**(head | {"identity": "north"}), server_key=server.public.key_id, statement=statement)
+    newcomer = Enrolment(
+        **(head | {"identity": "north"}),
+        server_key=server.public.key_id,
+        statement=statement,
+        endpoint="0b5d1bd4-2fc2-4c8e-9b0e-6d1b1c8a3f00",
+    )
     enrolment = sign(newcomer, keys["north"].signer)
     sealed = seal_enrolment(enrolment, server.public, token=token, typed_fingerprint=server.public.key_id)
+    upper = newcomer.model_dump(mode="json") | {"endpoint": "0B5D1BD4-2FC2-4C8E-9B0E-6D1B1C8A3F00"}
+    odd = dsse.sign(canonical(upper), kind=Enrolment.KIND, signer=keys["north"].signer)
     east = keys["east"].signer
 
     def say(**changes: Any) -> bytes:
@@ -143,6 +152,7 @@ def mailbox_vectors(keys: dict[str, MemberKeys]) -> tuple[Row, dict[str, bytes]]
         ("malformed", "bidi.approval", raw(head | approval | {"officer": "E\u202eOst"})),
         ("malformed", "two-signatures.approval", canonical(_doubled(json.loads(say())))),
         ("malformed", "plain.enrolment", enrolment.raw),
+        ("malformed", "endpoint.enrolment", _sealed(odd, server.public, token)),
         ("mailbox", "moved.enrolment", canonical(json.loads(sealed.to_bytes()) | {"federation": "heart"})),
     ]
     index: Row = {
@@ -152,6 +162,14 @@ def mailbox_vectors(keys: dict[str, MemberKeys]) -> tuple[Row, dict[str, bytes]]
         "files": {f"{name}.counterseal.json": code or None for code, name, _ in table},
     }  # fmt: skip
     return index, {f"{name}.counterseal.json": data for _, name, data in table}
+
+
+def _sealed(envelope: bytes, key: SealingKey, token: str) -> bytes:
+    """Seal whatever ``envelope`` holds, as somebody does who checks nothing."""
+    info = b"counterseal-enrolment-v1\nlung\n" + key.key_id.encode()
+    wrapped = key.wrap(canonical({"enrolment": envelope.decode(), "token": token}), info)
+    text = base64.b64encode(wrapped).decode()
+    return SealedEnrolment(federation="lung", key=key.key_id, sealed=text, suite=key.suite).to_bytes()
 
 
 def _doubled(envelope: Row) -> Row:

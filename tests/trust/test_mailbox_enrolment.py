@@ -67,6 +67,12 @@ def test_without_a_token_where_the_group_is_a_roster() -> None:
     assert _open(_seal(_enrolment(token=None), None)).token is None
 
 
+def test_it_names_the_endpoint_that_the_newcomer_signed_for() -> None:
+    endpoint = "0b5d1bd4-2fc2-4c8e-9b0e-6d1b1c8a3f00"
+    signed = sign(_enrolment().document.model_copy(update={"endpoint": endpoint}), keys_of("emil").signer)
+    assert _open(_seal(signed)).enrolment.document.endpoint == endpoint
+
+
 def test_the_token_is_nowhere_to_be_seen() -> None:
     signed = _enrolment()
     raw = _seal(signed)
