@@ -36,6 +36,9 @@ def choose_device(name: str) -> torch.device:
         raise TrainingError(f"there is no device {name!r} here", remedy=f"This machine has {count} CUDA devices.")
     # cuBLAS is deterministic only with a workspace fixed before its first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # cuBLAS is deterministic only with a fixed workspace, read when CUDA starts; without it torch refuses its kernels
+    # (NVIDIA, cuBLAS documentation, "Results reproducibility").
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     return torch.device("cuda", int(number or 0))
 
 
