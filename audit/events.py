@@ -39,6 +39,7 @@ __all__ = [
     "Event",
     "FederationCreate",
     "Input",
+    "KeyEnrol",
     "KeyRevoke",
     "KeyRotate",
     "MemberAdd",
@@ -123,6 +124,21 @@ class MemberRemove(Event):
     type: Literal["member.remove"] = "member.remove"
     identity: Identity
     reason: Code
+
+
+class KeyEnrol(Event):
+    """The server saw the token with which a member presented its keys. It makes no key valid: the charter does."""
+
+    type: Literal["key.enrol"] = "key.enrol"
+    identity: Identity
+    statement: Digest
+    """The key statement that was enrolled: the one that the charter carries for the member."""
+    enrolment: Digest
+    decision: Decision
+    mfa: bool | None
+    """Whether the login was with more than one factor; null where there was no login (a roster, a service account)."""
+    session_age: Annotated[int, Field(ge=0, le=2**40)] | None
+    """Seconds since the person had logged in, when the server asked; null where there was no login."""
 
 
 class KeyRotate(Event):
@@ -403,6 +419,7 @@ EVENTS: dict[str, type[Event]] = {
         FederationCreate,
         MemberAdd,
         MemberRemove,
+        KeyEnrol,
         KeyRotate,
         KeyRevoke,
         RunStart,

@@ -100,10 +100,19 @@ def _commit(event: Any) -> str:
     return f"{event.rule} of {', '.join(item.site for item in event.inputs)} gives {event.output[:_SHORT]}{left_out}"
 
 
+def _enrolment(event: Any) -> str:
+    login = "no login" if event.session_age is None else f"logged in {event.session_age} s before"
+    factors = {True: ", MFA", False: ", no MFA", None: ""}[event.mfa]
+    return (
+        f"{event.identity} presented statement {event.statement[:_SHORT]} ({event.decision.reason}; {login}{factors})"
+    )
+
+
 _SAYS: dict[str, Callable[[Any], str]] = {
     "federation.create": lambda e: f"charter {e.charter[:_SHORT]}, members asked at {e.authorizer}",
     "member.add": lambda e: f"{e.identity} as {', '.join(e.roles)}",
     "member.remove": lambda e: f"{e.identity} ({e.reason})",
+    "key.enrol": _enrolment,
     "key.rotate": lambda e: f"{e.identity}, statement {e.statement[:_SHORT]}",
     "key.revoke": lambda e: f"key {e.key[:_SHORT]} of {e.identity} ({e.reason})",
     "run.start": lambda e: f"rule {e.rule}, from model {e.model[:_SHORT]}",

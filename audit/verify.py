@@ -33,7 +33,7 @@ from typing import TypeAlias
 
 from .checks.evidence import Evidence, Trust, gather
 from .checks.findings import Finding, Findings, Outcome, Status, judge
-from .checks.leaf_checks import Reading, check_actors, check_leaves, read_events
+from .checks.leaf_checks import Reading, check_actors, check_leaves, read_events, unenrolled
 from .checks.privacy_checks import check_privacy
 from .checks.receipt_checks import check_contradictions, check_membership, check_receipts
 from .checks.run_checks import Runs, replay_runs
@@ -44,15 +44,25 @@ __all__ = ["OBLIGATIONS", "verify"]
 
 Check: TypeAlias = Callable[[Evidence, Reading, Runs], Outcome]
 
-_NOT_HERE = Outcome(
-    Status.NOT_COVERED,
-    (
-        "whether a commit's arithmetic is right: replay it from the sealed inputs (`counterseal audit replay`)",
-        "whether a site's privacy ledger held, and whether it drew the noise: only its word and its ledger's heads leave it",
-        "what a commitment hides, before it is opened",
-        "whether a clock was right: order in the log is what counts",
-    ),
+_NOT_HERE = (
+    "whether a commit's arithmetic is right: replay it from the sealed inputs (`counterseal audit replay`)",
+    "whether a site's privacy ledger held, and whether it drew the noise: only its word and its ledger's heads leave it",
+    "what a commitment hides, before it is opened",
+    "whether a clock was right: order in the log is what counts",
 )
+
+_NAMED = 10
+
+
+def _not_here(evidence: Evidence, reading: Reading) -> Outcome:
+    names = unenrolled(evidence, reading)
+    if not names:
+        return Outcome(Status.NOT_COVERED, _NOT_HERE)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    without = (
+        f"never admitted with a token, so that the charter alone speaks for their keys: {', '.join(names[:_NAMED])}"
+    )
+    return Outcome(Status.NOT_COVERED, (*_NOT_HERE, without + more))
 
 
 def _unfinished(runs: Runs) -> list[str]:
@@ -83,7 +93,7 @@ OBLIGATIONS: tuple[tuple[str, str, Check], ...] = (
     ("13", "receipts saw this log", lambda e, reading, runs: check_receipts(e, reading.events, reading.history)),
     ("14", "nobody was caught contradicting itself", lambda e, reading, runs: check_contradictions(reading.events)),
     ("15", "private releases are stated and counted", lambda e, reading, runs: check_privacy(reading.events)),
-    ("16", "arithmetic, ledgers, noise, commitments, clocks", lambda e, reading, runs: _NOT_HERE),
+    ("16", "arithmetic, ledgers, noise, commitments, clocks", lambda e, reading, runs: _not_here(e, reading)),
 )
 
 _OF_THE_STORY = frozenset({"8", "9", "10", "11", "12", "13", "14", "15"})

@@ -18,14 +18,14 @@ from ...trust.errors import MalformedError, SignatureError, TrustError
 from ...trust.identifiers import sha256
 from ...trust.keys.signing import VerifyingKey
 from ...trust.keys.validity import KeyHistory
-from ..events import EVENTS, Event, FederationCreate, MemberAdd
+from ..events import EVENTS, Event, FederationCreate, KeyEnrol, MemberAdd
 from ..governance import GOVERNING, follow
 from ..tlog.tiles import MAX_LEAF
 from .evidence import Evidence, Logged, Trust
 from .findings import Outcome, judge
 from .signatures import Claim, hold
 
-__all__ = ["Reading", "actor_fault", "check_actors", "check_leaves", "read_events"]
+__all__ = ["Reading", "actor_fault", "check_actors", "check_leaves", "read_events", "unenrolled"]
 
 _PAYLOAD_TYPE = dsse.payload_type(Event.KIND)
 _FORGED = "the signature does not hold"
@@ -115,13 +115,34 @@ def check_actors(evidence: Evidence, reading: Reading) -> Outcome:
             faults.append(f"leaf {one.index}: {fault}")
         if isinstance(one.event, FederationCreate) and (one.index or one.event.charter != charter.digest):
             faults.append(f"leaf {one.index}: a founding under another charter, or a second one")
-        if isinstance(one.event, MemberAdd):
+        if isinstance(one.event, MemberAdd | KeyEnrol):
             known = charter.statements.get(one.event.identity)
             if known is None:
                 open_questions.append(f"leaf {one.index}: {one.event.identity} is not in the charter at hand")
             elif known.digest != one.event.statement:
                 faults.append(f"leaf {one.index}: {one.event.identity} with other keys than the charter's")
+        if isinstance(one.event, KeyEnrol):
+            decision = one.event.decision
+            if decision.identity != one.event.identity or not decision.allowed:
+                faults.append(f"leaf {one.index}: {one.event.identity} enrolled without the group's yes")
     return judge(faults, open_questions)
+
+
+def unenrolled(evidence: Evidence, reading: Reading) -> list[str]:
+    """Return the members whose keys nobody presented with a token, where the group is one of Globus.
+
+    That is no fault: their keys rest on the charter's signatures. The server itself enrols nowhere.
+    """
+    charter = evidence.trust.charter
+    if charter.charter.group.authorizer != "globus":
+        return []
+    seen = {(one.event.identity, one.event.statement) for one in reading.events if isinstance(one.event, KeyEnrol)}
+    return [
+        member.identity
+        for member in charter.charter.members
+        if member.identity != charter.charter.server
+        and (member.identity, charter.statements[member.identity].digest) not in seen
+    ]
 
 
 def _server_only(event: Event, server: str, sites: frozenset[str]) -> bool:

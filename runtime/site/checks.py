@@ -32,6 +32,7 @@ from ...audit.errors import QuorumError
 from ...audit.events import (
     AggregateCommit,
     Event,
+    KeyEnrol,
     KeyRotate,
     MemberAdd,
     ModelRelease,
@@ -176,7 +177,7 @@ def _leaves(delivery: Delivery, checkpoint: Checkpoint, standing: Standing) -> _
 
 
 def _refuse_foreign_keys(event: Event, index: int, standing: Standing) -> None:
-    if not isinstance(event, MemberAdd | KeyRotate) or event.identity != standing.identity:
+    if not isinstance(event, MemberAdd | KeyEnrol | KeyRotate) or event.identity != standing.identity:
         return
     if event.statement not in standing.statements:
         raise EquivocationError(

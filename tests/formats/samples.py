@@ -56,9 +56,11 @@ _FIELDS: dict[str, Any] = {
     "reasons": ["norm_bound"],
     "inputs": [_INPUT], "excluded": [{"site": "west", "reason": "late"}], "at": "ticket", "seconds": -340, "what": "two_tickets",
     "messages": [digest("message")], "witnesses": list(SITES), "recipients": list(SITES), "witnessed": True, "charter": CHARTER,
+    "mfa": True, "session_age": 240,
 }  # fmt: skip
 _OWN: dict[tuple[str, str], Any] = {
     ("receipt.file", "actor"): "east", ("blob.unopenable", "actor"): "east", ("run.end", "outcome"): "completed",
+    ("key.enrol", "decision"): {**_DECISION, "identity": "west"},
     ("key.revoke", "reason"): "lost", ("member.remove", "reason"): "left",
 }  # fmt: skip
 
