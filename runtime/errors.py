@@ -14,6 +14,7 @@ RuntimeFault
 │   ├── LoginNeededError        no token, or one that Globus takes no longer: a person must log in
 │   ├── GlobusRefusedError      Globus answers that this credential may not do this
 │   ├── GlobusUnavailableError  Globus does not answer, or asks to come again (`retryable`)
+│   ├── GlobusSetupError        Globus cannot be used from here: a missing extra, a damaged file of tokens
 │   ├── TestCloudError          the environment leads to another cloud than Globus' own
 │   └── AdmissionError          an enrolment that the server does not admit
 ├── RunError                    a run that cannot be started or resumed as asked
@@ -187,16 +188,36 @@ class LoginNeededError(GlobusFault):
 
 
 class GlobusRefusedError(GlobusFault):
-    """Globus answers that this credential may not do this."""
+    """Globus answers that this credential may not do this.
+
+    ``status`` is the HTTP status of the answer.
+    """
 
     code = "globus_refused"
 
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", status: int = 403) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.status = status
+
 
 class GlobusUnavailableError(GlobusFault):
-    """Globus does not answer, or asks to come again."""
+    """Globus does not answer, or asks to come again.
+
+    ``retry_after`` is the number of seconds it asks for, where it limits the rate, and else None.
+    """
 
     code = "globus_unavailable"
     retryable = True
+
+    def __init__(self, what: str, *, where: str = "", remedy: str = "", retry_after: float | None = None) -> None:
+        super().__init__(what, where=where, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class GlobusSetupError(GlobusFault):
+    """Globus cannot be used from here: a missing extra, a damaged file of tokens."""
+
+    code = "globus_setup"
 
 
 class TestCloudError(GlobusFault):

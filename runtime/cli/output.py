@@ -46,6 +46,9 @@ _UNAVAILABLE = frozenset(
         "environment",
         "policy_engine",
         "ledger_anchor",
+        "globus_unavailable",
+        "globus_setup",
+        "test_cloud",
     }
 )
 _QUERY = re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']*")
@@ -107,6 +110,8 @@ def _missing(module: str) -> CountersealError | None:
         "cedarpy": "policy",
         "jinja2": "report",
         "matplotlib": "report",
+        "globus_sdk": "globus",
+        "globus_compute_sdk": "globus",
     }
     extra = extras.get(module.partition(".")[0])
     if extra is None:
