@@ -112,8 +112,17 @@ def _membership(result: DemoResult) -> Claim:
     return Claim(
         "Only members take part",
         "yes" if _passed(result, "12") else "NO",
-        "Asked when a ticket is sent, when its update is admitted and when the aggregate is committed. The answers come from "
-        "a roster file, which stands in for a Globus group: who can write that file decides who is in.",
+        f"Asked when a ticket is sent, when its update is admitted and when the aggregate is committed. {_source(result)}",
+    )
+
+
+def _source(result: DemoResult) -> str:
+    group = result.founded.charter.charter.group
+    if group.authorizer == "roster":
+        return "The answers come from a roster file, which stands in for a Globus group: who can write it decides who is in."
+    return (
+        f"The answers come from the Globus group {group.id}; in this demonstration Globus' services are themselves a stand-in "
+        "on this machine."
     )
 
 

@@ -18,10 +18,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,9 +39,8 @@ from ...trust.terms import PrivacyTerms
 from ..accounts import Account, accounts
 from ..anchors.opening import open_ledger
 from ..api import run_federation
-from ..assembly import site_command
 from ..central import CentralAccount, central_accounts
-from ..config import ConfigError, LoaderConfig, S3StoreConfig, load_server, load_site
+from ..config import ConfigError, LoaderConfig, load_server, load_site
 from ..delivery import ANSWER_BYTES
 from ..founding.charter_folder import read_charter_folder
 from ..founding.federation import Founded, found_federation
@@ -50,15 +48,13 @@ from ..progress import Progress, RoundDone, RunStarted
 from ..server.correspondence.receipts import read_answer
 from ..server.run import RunResult
 from ..stores.directory import DirectoryStore
-from ..stores.local_s3 import LocalS3
 from ..stores.seam import ObjectStore
 from ..training.arrays import load, write_arrays
 from ..training.seam import Arrays
-from ..transports.local import LocalTransport, spawn
-from ..transports.seam import Transport
 from .baselines import Curve, baselines
 from .datasets import Dataset, load_dataset, write_sites
 from .settings import DemoSettings
+from .surroundings import Surrounding, Surroundings, one_machine
 
 __all__ = [
     "Comparing",
@@ -68,12 +64,7 @@ __all__ = [
     "Sealed",
     "check_log",
     "play",
-    "processes",
-    "site_environment",
 ]
-
-_BUCKET = "counterseal-demo"
-_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +158,11 @@ def play(
     out: Path,
     *,
     observe: Callable[[DemoEvent], None] = lambda event: None,
-    transport: Callable[[Founded], Transport] | None = None,
+    surrounding: Surrounding = one_machine,
 ) -> DemoResult:
     """Play the demonstration in ``out``, or go on with it, and return how it ended.
 
-    The sites are processes of their own, unless ``transport`` brings them otherwise.
+    The sites are processes of this machine, unless ``surrounding`` puts them elsewhere.
 
     Raises:
         ConfigError: the folder holds something else, or a demonstration with other settings, or a finished one.
@@ -181,14 +172,13 @@ def play(
     out = out.absolute()
     dataset = load_dataset(settings.dataset, data_path=_path(settings.data_path), seed=settings.seed)
     _claim(settings, out)
-    with _store(settings, out) as (config, store):
-        founded = _found(settings, dataset, out, config)
+    with surrounding(settings, out) as around:
+        founded = _found(settings, dataset, out, around)
         parts = _cut(settings, dataset, founded)
         observe(DataReady(founded, dataset, {site: _count(found, dataset.classes) for site, found in parts.items()}))
         diary = _Diary(out / "rounds.json", observe)
-        carrier = (transport or processes)(founded)
-        result = run_federation(founded.server_config, observe=diary, transport=carrier)
-        objects = store if store is not None else DirectoryStore(founded.folder / "store")
+        result = run_federation(founded.server_config, observe=diary, transport=around.ready(founded))
+        objects = around.objects if around.objects is not None else DirectoryStore(founded.folder / "store")
         sealed = _sealed(objects, result.run, settings.suite)
     curves = baselines(
         settings.unprotected().run(dataset) if settings.privacy else load_server(founded.server_config).run_config,
@@ -265,45 +255,26 @@ def _check(settings: DemoSettings, out: Path) -> None:
         )
 
 
-@contextmanager
-def _store(settings: DemoSettings, out: Path) -> Iterator[tuple[S3StoreConfig | None, ObjectStore | None]]:
-    """Yield the configuration and the server's end of the private S3 server, or nothing for a folder."""
-    if settings.store == "directory":
-        yield None, None
-        return
-    from ..stores.s3 import S3Store
-
-    with LocalS3(out / "s3") as server:
-        store = S3Store(server.place(_BUCKET), access_key=server.access_key, secret_key=server.secret_key)
-        store.create_bucket()
-        kept = {name: os.environ.pop(name, None) for name in _CREDENTIALS}
-        # This process is the federation's server; what it starts gets an environment without these.
-        os.environ.update(AWS_ACCESS_KEY_ID=server.access_key, AWS_SECRET_ACCESS_KEY=server.secret_key)
-        try:
-            url = server.endpoint_url
-            yield S3StoreConfig(kind="s3", bucket=_BUCKET, endpoint_url=url, insecure_loopback=True), store
-        finally:
-            for name in _CREDENTIALS:
-                os.environ.pop(name, None)
-            os.environ.update({name: value for name, value in kept.items() if value is not None})
-            store.close()
-
-
-def _found(settings: DemoSettings, dataset: Dataset, out: Path, store: S3StoreConfig | None) -> Founded:
+def _found(settings: DemoSettings, dataset: Dataset, out: Path, around: Surroundings) -> Founded:
     loader = LoaderConfig(entry_point="arrays", folder=Path("data"))
+    letters = zip(around.sites, settings.names, strict=True)
     return found_federation(
         out / "federation",
-        settings.names,
+        around.sites,
         run=settings.run(dataset),
-        loaders={site: loader for site in settings.names},
-        store=store,
+        loaders={site: loader for site in around.sites},
+        store=around.store,
+        server=around.server,
         server_loader=loader,
         suite=settings.suite,
-        names={"server": "The demonstration's server"}
-        | {site: f"Demonstration site {site[-1].upper()}" for site in settings.names},
+        names={around.server: "The demonstration's server"}
+        | {site: f"Demonstration site {name[-1].upper()}" for site, name in letters},
         cap=_cap(settings),
         federation=f"demo-{settings.dataset}",
         title=f"A demonstration on one machine: {dataset.source}",
+        group=around.group,
+        globus=around.globus,
+        transport=around.compute,
     )
 
 
@@ -349,18 +320,6 @@ class _Diary:
             self.rounds.append(asdict(progress))
             replace_file(self._path, canonical(self.rounds), step="demo.rounds")
         self._observe(progress)
-
-
-def site_environment() -> dict[str, str]:
-    """Return what the sites' processes get of this process's environment: nothing that an S3 library would read."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    return {**kept, "OMP_NUM_THREADS": "1"}
-
-
-def processes(founded: Founded) -> Transport:
-    """Return the transport that starts one process for each site."""
-    commands = {site: site_command(path) for site, path in founded.site_configs.items()}
-    return LocalTransport(spawn(commands, founded.folder / "server" / "state" / "sites", site_environment()))
 
 
 def _sealed(store: ObjectStore, run: str, suite: str) -> Sealed:

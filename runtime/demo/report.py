@@ -99,7 +99,7 @@ def report_data(result: DemoResult, *, for_site: str | None = None) -> ReportDat
     Raises:
         ConfigError: ``for_site`` is no site of this run.
     """
-    if for_site is not None and for_site not in result.settings.names:
+    if for_site is not None and for_site not in result.founded.site_configs:
         raise ConfigError(f"{for_site} is no site of this run", where="for_site")
     curves = _curves(result, for_site)
     accuracy = result.federated[-1][2]
@@ -204,7 +204,7 @@ def _chapters(result: DemoResult, for_site: str | None) -> tuple[tuple[Chapter, 
     found: dict[str, list[Row]] = {}
     hidden = 0
     for leaf, row in zip(evidence.leaves, timeline(evidence.leaves), strict=True):
-        shown = _shown(leaf, row, for_site, frozenset(result.settings.names))
+        shown = _shown(leaf, row, for_site, frozenset(result.founded.site_configs))
         if shown is None:
             hidden += 1
         else:

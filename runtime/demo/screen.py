@@ -277,7 +277,7 @@ def _places(result: DemoResult, report: Path) -> Table:
         ("report", f"{report}"),
         (
             "check it",
-            f"counterseal audit verify {log} --charter {folder / 'sites' / result.settings.names[0] / 'charter'}",
+            f"counterseal audit verify {log} --charter {folder / 'sites' / min(result.founded.site_configs) / 'charter'}",
         ),
         ("took", f"{result.seconds:.0f} s"),
     )

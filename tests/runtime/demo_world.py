@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,9 @@ from counterseal.runtime.assembly import open_site
 from counterseal.runtime.config import load_site
 from counterseal.runtime.demo.play import DemoResult, play
 from counterseal.runtime.demo.settings import DemoSettings
+from counterseal.runtime.demo.surroundings import Surroundings, one_machine
 from counterseal.runtime.founding.federation import Founded
-from counterseal.runtime.transports.seam import Arrival, Transport
+from counterseal.runtime.transports.seam import Arrival
 
 SETTINGS = DemoSettings(dataset="digits", model="logistic", sites=3, rounds=2)
 
@@ -37,9 +41,11 @@ class InProcess:
             site.close()
 
 
-def in_process(founded: Founded) -> Transport:
-    return InProcess(founded)
+@contextmanager
+def in_process(settings: DemoSettings, out: Path) -> Iterator[Surroundings]:
+    with one_machine(settings, out) as around:
+        yield replace(around, ready=InProcess)
 
 
 def played(out: Path, settings: DemoSettings = SETTINGS, **options: Any) -> DemoResult:
-    return play(settings, out, transport=in_process, **options)
+    return play(settings, out, surrounding=in_process, **options)

@@ -25,6 +25,7 @@ from counterseal.runtime.demo.keep import keep
 from counterseal.runtime.demo.play import DataReady, DemoResult, free_folder
 from counterseal.runtime.demo.screen import Screen
 from counterseal.runtime.demo.settings import DemoSettings
+from counterseal.runtime.demo.surroundings import environment_without_keys
 from counterseal.runtime.progress import RoundDone, SiteDone
 from counterseal.runtime.training.seam import Arrays
 from counterseal.runtime.transports.local import spawn
@@ -188,7 +189,7 @@ def test_the_store_s_credentials_stay_with_the_server(tmp_path: Path, monkeypatc
         monkeypatch.setenv(name, "the-store-s-secret")
     monkeypatch.setenv("KEPT", "yes")
     ask = "import os; print(sorted(os.environ.items()))"
-    start = spawn({"site-a": [sys.executable, "-c", ask]}, tmp_path, playing.site_environment())
+    start = spawn({"site-a": [sys.executable, "-c", ask]}, tmp_path, environment_without_keys())
     process = start("site-a")
     told = process.stdout.read().decode()
     process.end()
