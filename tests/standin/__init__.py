@@ -1,0 +1,1 @@
+"""A stand-in for Globus' cloud, for tests."""
