@@ -22,6 +22,7 @@ from ..trust.canonical import canonical, parse
 from ..trust.documents import Document, Model, Signed, open_document, parse_document
 from ..trust.dsse import read
 from ..trust.errors import MalformedError
+from ..trust.group import UNANSWERED
 from ..trust.identifiers import Digest, Identifier, Identity, Text, Time
 from ..trust.keys.sealing import SealSuite
 from ..trust.keys.signing import VerifyingKey
@@ -91,6 +92,11 @@ class Decision(Model):
     reason: Code
     source: Text
     time: Time
+
+    @property
+    def outage(self) -> bool:
+        """Whether the group did not answer: this says nothing about the identity."""
+        return self.reason in UNANSWERED
 
 
 class Place(Model):

@@ -6,7 +6,9 @@ reason, source and time. Membership is necessary and never sufficient: keys and 
 Rules that every authorizer keeps:
  1. only the status ``active`` admits, for any identity of the asked set; everything else is a reason to refuse;
  2. "I could not find out" is not "no": such a decision has ``allowed`` false and ``outage`` true, so that the caller
-    holds the round until its deadline instead of casting a member out;
+    holds the round until its deadline instead of casting a member out. That is so whether the group is out of reach or
+    we are not let in: a login that ended, a role that was taken from the asker, a list that is not shown and a group
+    that is not there say something about the asker, and nothing about the member whose name the leaf would carry;
  3. no error escapes `check`: a caller that forgot to catch something cannot turn a failure into an admission.
 
 The roster file is not an identity provider. Whoever can write it decides who is in; that is why its decisions say
@@ -16,7 +18,7 @@ The roster file is not an identity provider. Whoever can write it decides who is
 from __future__ import annotations
 
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, Self, TypeAlias
@@ -28,11 +30,23 @@ from .errors import MalformedError
 from .identifiers import Identity, Text, sha256
 from .strict_yaml import parse_yaml, read_regular_file
 
-__all__ = ["Authorizer", "Decision", "Reason", "Role", "Roster", "RosterAuthorizer", "RosterMember", "load_roster"]
+__all__ = [
+    "UNANSWERED",
+    "Authorizer",
+    "Decision",
+    "Reason",
+    "Role",
+    "Roster",
+    "RosterAuthorizer",
+    "RosterMember",
+    "Status",
+    "load_roster",
+    "weigh",
+]
 
 Role: TypeAlias = Literal["site", "server", "auditor"]
 
-Status: TypeAlias = Literal["active", "pending", "invited", "left", "removed", "rejected"]
+Status: TypeAlias = Literal["active", "pending", "invited", "declined", "left", "removed", "rejected"]
 
 Reason: TypeAlias = Literal[
     "active",
@@ -42,13 +56,32 @@ Reason: TypeAlias = Literal[
     "left",
     "pending",
     "invited",
+    "declined",
     "not_a_member",
-    "not_visible",  # the group would not show us the membership, which is not a membership
-    "outage",
+    "outage",  # no answer, or none that can be understood
+    "rate_limited",  # asked to come again later
+    "login_needed",  # our own credential is not taken
+    "forbidden",  # our own credential is taken, and may not see the group
+    "not_visible",  # the group is shown without its members, which is not a group without members
+    "no_such_group",  # gone, or hidden from us: the two look the same from outside
 ]
 
+UNANSWERED: frozenset[Reason] = frozenset(
+    {"outage", "rate_limited", "login_needed", "forbidden", "not_visible", "no_such_group"}
+)
+"""The reasons that say nothing about the member: the round is held, and nobody is cast out."""
+
 _LIMIT = 1 << 20
-_PRECEDENCE: tuple[Reason, ...] = ("wrong_role", "removed", "rejected", "left", "pending", "invited", "not_a_member")
+_PRECEDENCE: tuple[Reason, ...] = (
+    "wrong_role",
+    "removed",
+    "rejected",
+    "left",
+    "declined",
+    "pending",
+    "invited",
+    "not_a_member",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +99,8 @@ class Decision:
 
     @property
     def outage(self) -> bool:
-        """Whether the group could not be asked: hold, do not expel."""
-        return self.reason == "outage"
+        """Whether the group did not answer the question: hold, do not expel."""
+        return self.reason in UNANSWERED
 
 
 class Authorizer(Protocol):
@@ -104,15 +137,23 @@ class Roster(Model):
 
     def reason(self, identities: frozenset[str], role: Role) -> Reason:
         """Return ``active`` if any of ``identities`` is, in ``role``; else the most telling reason against it."""
-        found: set[Reason] = {"not_a_member"}
-        for member in self.members:
-            if member.identity in identities:
-                found.add(
-                    ("active" if role in member.roles else "wrong_role") if member.status == "active" else member.status
-                )
-        if "active" in found:
-            return "active"
-        return next(reason for reason in _PRECEDENCE if reason in found)
+        return weigh(
+            ("active" if role in member.roles else "wrong_role") if member.status == "active" else member.status
+            for member in self.members
+            if member.identity in identities
+        )
+
+
+def weigh(reasons: Iterable[Reason]) -> Reason:
+    """Return the one reason for all linked identities of a party: one active membership admits, whatever the others are.
+
+    A person whose old employer removed them is a member through the new one: the group's manager lists whom they mean,
+    and removes whom they no longer mean. Among refusals the most telling one stands.
+    """
+    found = {"not_a_member", *reasons}
+    if "active" in found:
+        return "active"
+    return next(reason for reason in _PRECEDENCE if reason in found)
 
 
 class RosterAuthorizer:

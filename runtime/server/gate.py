@@ -1,6 +1,7 @@
 """The gate: asks the group, three times in the life of an update, and writes each answer down.
 
-An outage is not a refusal: the answer then says ``outage``, and the caller holds the round until its deadline.
+No answer is not a refusal: the decision then says ``outage`` (`trust.group.UNANSWERED`), and the caller holds the round until
+its deadline.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _recipients(office: Office, committed: Sequence[str]) -> tuple[str, ...]:
     """Return whom the next version is for: every site of the charter that the group did not just refuse."""
     kept = []
     for site in office.parties.charter.sites:
-        if site in committed or office.gate.ask(site, "site").reason in {"active", "outage"}:
+        if site in committed or (found := office.gate.ask(site, "site")).allowed or found.outage:
             kept.append(site)
     return tuple(kept)
 

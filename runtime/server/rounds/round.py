@@ -180,7 +180,7 @@ class Round:
         office = self._office
         while True:
             found = [office.gate.ask(office.identity, "server"), *(office.gate.ask(site, "site") for site in sites)]
-            if not any(one.reason == "outage" for one in found) or office.clock() >= deadline:
+            if not any(one.outage for one in found) or office.clock() >= deadline:
                 return [one.model_dump(mode="json") for one in found]
             office.pause(_PATIENCE)
 
@@ -330,7 +330,7 @@ class Round:
     def _ask_one(self, site: str) -> Decision:
         office = self._office
         decision = office.gate.ask(site, "site")
-        while decision.reason == "outage" and office.clock() < self._plan.deadline:
+        while decision.outage and office.clock() < self._plan.deadline:
             office.pause(_PATIENCE)
             decision = office.gate.ask(site, "site")
         return decision
@@ -358,11 +358,11 @@ class Round:
         ]
         for one in membership:
             if not one.allowed and one.role == "server":
-                return self._abort("outage" if one.reason == "outage" else "not_authorized")
+                return self._abort("outage" if one.outage else "not_authorized")
             if not one.allowed:
                 self._verdicts.exclude(one)
                 if self._fell_out(one.identity, one.reason):
-                    return self._abort("outage" if one.reason == "outage" else "membership")
+                    return self._abort("outage" if one.outage else "membership")
         updates = [one.identity for one in membership if one.allowed and one.role == "site"]
         return self._commit(updates, verdicts, membership)
 
