@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ConfigError
-from .document import ConfigProblems, Problem, read_model, read_text
-from .globus import ComputeTransportConfig, GlobusConfig
+from .document import ConfigProblems, Problem, Source, read_model, read_text
+from .globus import ComputeTransportConfig, GlobusConfig, GlobusFileConfig
 from .parts import (
     ConfigPath,
     DirectoryStoreConfig,
@@ -63,6 +63,7 @@ __all__ = [
     "TrainerConfig",
     "TransportConfig",
     "json_schema",
+    "load_globus",
     "load_run",
     "load_server",
     "load_site",
@@ -109,6 +110,23 @@ def load_server(path: Path) -> ServerConfig:
     if run.evaluation.server and server.loader is None:
         raise ConfigError("the run says evaluation.server: true, but no loader is named", where=str(path))
     return server.model_copy(update={"run": run})
+
+
+def load_globus(path: Path) -> GlobusConfig:
+    """Return the way to Globus in a site's or server's YAML file, or in one that holds a block ``globus:`` and nothing else.
+
+    Raises:
+        ConfigError: with file and line of every problem, or the file has no such block.
+    """
+    text, folder = read_text(path), path.absolute().parent
+    names = Source(text, str(path)).value.keys()
+    if names == {"globus"}:
+        return read_model(GlobusFileConfig, text, file=str(path), folder=folder).globus
+    party: type[ServerConfig] | type[SiteConfig] = ServerConfig if "transport" in names else SiteConfig
+    found = read_model(party, text, file=str(path), folder=folder).globus
+    if found is None:
+        raise ConfigError("it has no block globus", where=str(path), remedy="docs/configuration.md, Globus.")
+    return found
 
 
 def load_store(path: Path) -> StoreConfig:

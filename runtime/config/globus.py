@@ -9,7 +9,7 @@ from pydantic import Field, StringConstraints, model_validator
 from ...trust.identifiers import Identity, Uuid
 from .parts import Config, ConfigPath, PassphraseConfig
 
-__all__ = ["ComputeTransportConfig", "GlobusConfig", "Uuid"]
+__all__ = ["ComputeTransportConfig", "GlobusConfig", "GlobusFileConfig", "Uuid"]
 
 
 class GlobusConfig(Config):
@@ -23,6 +23,8 @@ class GlobusConfig(Config):
     """The file (mode 0600) in which the tokens of a person's login are kept; `counterseal login` fills it."""
     server_client: Uuid | None = None
     """Sites only: the server's application, for which the token of an enrolment is made."""
+    clients: Annotated[tuple[Uuid, ...], Field(max_length=100)] = ()
+    """Servers only: the applications that members log in with; a token that another one obtained enrols nobody."""
     auditors: Uuid | None = None
     """The subgroup whose members are auditors."""
     insecure_test_cloud: (
@@ -35,6 +37,13 @@ class GlobusConfig(Config):
         if (self.client_secret is None) == (self.tokens is None):
             raise ValueError("name exactly one of client_secret (a service account), tokens (a person's login)")
         return self
+
+
+class GlobusFileConfig(Config):
+    """A file that names a way to Globus and nothing else, for what comes before there is a federation."""
+
+    globus: GlobusConfig
+    """How this party speaks to Globus."""
 
 
 class ComputeTransportConfig(Config):
