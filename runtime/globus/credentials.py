@@ -71,7 +71,8 @@ class Credentials(ABC):
     def __init__(self, config: GlobusConfig) -> None:
         self.config = config
         self._authorizers: dict[tuple[str, str], GlobusAuthorizer] = {}
-        self._clients: list[AuthClient | GroupsClient] = []
+        self._groups: dict[bool, GroupsClient] = {}
+        self._auth: AuthClient | None = None
 
     @staticmethod
     def open(config: GlobusConfig) -> Credentials:
@@ -126,16 +127,16 @@ class Credentials(ABC):
         """
         import globus_sdk
 
-        client = globus_sdk.GroupsClient(
-            environment="production",
-            base_url=service_url(self.config, "groups"),
-            authorizer=self.authorizer(GROUPS_SERVER, GROUPS_MANAGE_SCOPE if write else GROUPS_VIEW_SCOPE),
-            app_name=_NAME,
-            transport=transport(test_cloud=self.config.insecure_test_cloud is not None),
-            retry_config=patience(renew=not write),
-        )
-        self._clients.append(client)
-        return client
+        if write not in self._groups:
+            self._groups[write] = globus_sdk.GroupsClient(
+                environment="production",
+                base_url=service_url(self.config, "groups"),
+                authorizer=self.authorizer(GROUPS_SERVER, GROUPS_MANAGE_SCOPE if write else GROUPS_VIEW_SCOPE),
+                app_name=_NAME,
+                transport=transport(test_cloud=self.config.insecure_test_cloud is not None),
+                retry_config=patience(renew=not write),
+            )
+        return self._groups[write]
 
     def auth(self) -> AuthClient:
         """Return a client of Globus Auth that knows who this is, and finds identities by name.
@@ -145,24 +146,29 @@ class Credentials(ABC):
         """
         import globus_sdk
 
-        client = globus_sdk.AuthClient(
-            environment="production",
-            base_url=service_url(self.config, "auth"),
-            authorizer=self.authorizer(AUTH_SERVER, AUTH_SCOPES),
-            app_name=_NAME,
-            transport=transport(test_cloud=self.config.insecure_test_cloud is not None),
-            retry_config=patience(renew=True),
-        )
-        self._clients.append(client)
-        return client
+        if self._auth is None:
+            self._auth = globus_sdk.AuthClient(
+                environment="production",
+                base_url=service_url(self.config, "auth"),
+                authorizer=self.authorizer(AUTH_SERVER, AUTH_SCOPES),
+                app_name=_NAME,
+                transport=transport(test_cloud=self.config.insecure_test_cloud is not None),
+                retry_config=patience(renew=True),
+            )
+        return self._auth
+
+    def forget(self) -> None:
+        """Drop every client and token in memory, so that the next question begins with the login as it is then."""
+        for client in (*self._groups.values(), *((self._auth,) if self._auth is not None else ())):
+            client.transport.close()
+        self._groups.clear()
+        self._auth = None
+        self._authorizers.clear()
 
     def close(self) -> None:
         """Close the connections."""
-        for client in self._clients:
-            client.transport.close()
+        self.forget()
         self.application().transport.close()
-        self._clients.clear()
-        self._authorizers.clear()
 
     def __enter__(self) -> Self:
         return self
