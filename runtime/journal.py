@@ -18,7 +18,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +89,18 @@ class Journal:
         """Forget ``key``."""
         self._probe("journal.write")
         self._table.execute("DELETE FROM facts WHERE key = ?", (key,))
+        self._probe("journal.done")
+
+    def remove_many(self, keys: Iterable[str]) -> None:
+        """Forget several keys at once: all or none."""
+        self._probe("journal.write")
+        self._table.execute("BEGIN IMMEDIATE")
+        try:
+            self._table.executemany("DELETE FROM facts WHERE key = ?", [(key,) for key in keys])
+        except BaseException:
+            self._table.execute("ROLLBACK")
+            raise
+        self._table.execute("COMMIT")
         self._probe("journal.done")
 
     def erase(self, key: str, value: Any) -> None:

@@ -10,7 +10,7 @@ from ..errors import TransportError
 
 __all__ = ["read_frame", "write_frame"]
 
-_HEAD = re.compile(rb"(?:0|[1-9][0-9]{0,6})\n")
+_HEAD = re.compile(rb"(?:0|[1-9][0-9]{0,7})\n")
 
 
 def write_frame(stream: BinaryIO, data: bytes) -> None:
@@ -20,16 +20,16 @@ def write_frame(stream: BinaryIO, data: bytes) -> None:
     stream.flush()
 
 
-def read_frame(stream: BinaryIO) -> bytes | None:
+def read_frame(stream: BinaryIO, limit: int = DELIVERY_LIMIT) -> bytes | None:
     """Return the next frame, or None at the end of the stream.
 
     Raises:
-        TransportError: not a frame, longer than `DELIVERY_LIMIT`, or cut short.
+        TransportError: not a frame, longer than ``limit``, or cut short.
     """
     head = stream.readline(16)
     if not head:
         return None
-    if not _HEAD.fullmatch(head) or int(head) > DELIVERY_LIMIT:
+    if not _HEAD.fullmatch(head) or int(head) > limit:
         raise TransportError("not a frame of this protocol, or too long", where="pipe")
     data = stream.read(int(head))
     if len(data) != int(head):

@@ -1,1 +1,1 @@
-"""Deliveries through Globus Compute."""
+"""Deliveries to sites behind Globus Compute endpoints."""
