@@ -175,8 +175,15 @@ def open_store(config: StoreConfig, probe: Probe = silent) -> ObjectStore:
     if isinstance(config, DirectoryStoreConfig):
         return DirectoryStore(config.path, probe)
     from .stores.s3 import S3Store
+    from .stores.s3_binding import Protection
 
-    return S3Store(_place(config))
+    return S3Store(
+        _place(config),
+        protection=Protection(config.sse, config.retention_days),
+        grant_seconds=config.grant_seconds,
+        ca_file=None if config.ca_file is None else str(config.ca_file),
+        proxy=config.proxy,
+    )
 
 
 def _grant_client(config: StoreConfig, probe: Probe) -> GrantClient:
@@ -184,7 +191,8 @@ def _grant_client(config: StoreConfig, probe: Probe) -> GrantClient:
         return DirectoryGrantClient(config.path, probe)
     from .stores.s3_client import S3GrantClient
 
-    return S3GrantClient(_place(config))
+    ca_file = None if config.ca_file is None else str(config.ca_file)
+    return S3GrantClient(_place(config), ca_file=ca_file, proxy=config.proxy)
 
 
 def _place(config: S3StoreConfig) -> S3Place:

@@ -4,7 +4,7 @@ Nothing here is believed. A path is built from numbers that the verifier compute
 a file larger than any honest one is treated as absent, so that a hostile copy costs no memory.
 
     folder of `audit.tlog.log`    checkpoints/<size>, cosignatures/<size>, tile/...
-    mirror                   checkpoint/<size>, tile/...          (cosignatures then come from the receipts alone)
+    mirror                   checkpoint/<size>, cosignatures/<size>/*, tile/...
     either                   objects/*: canonical objects that leaves name by digest
 """
 
@@ -25,6 +25,7 @@ __all__ = ["FolderSource", "LogSource"]
 
 _MAX_TILE = WIDTH * (MAX_LEAF + 2)
 _MAX_CHECKPOINTS = 1 << 20
+_MAX_COSIGNED = 1_000
 _MAX_OBJECT = 16 << 20
 
 
@@ -57,8 +58,7 @@ class FolderSource:
     def checkpoint(self, size: int) -> bytes | None:
         """Return the note for ``size`` with the cosignatures that lie beside it."""
         note = _read(self._checkpoints() / str(size), MAX_NOTE)
-        lines = _read(self.folder / "cosignatures" / str(size), MAX_NOTE)
-        return None if note is None else note + (lines or b"")
+        return None if note is None else note + self._cosignatures(size)
 
     def tile(self, path: str) -> bytes | None:
         """Return the tile or bundle at ``path``."""
@@ -75,6 +75,16 @@ class FolderSource:
                 with suppress(MalformedError):
                     found[sha256(dsse.read(raw, limit=_MAX_OBJECT).payload)] = raw
         return found
+
+    def _cosignatures(self, size: int) -> bytes:
+        """Return the lines of one file, or of every file of a mirror's folder: each line once."""
+        place = self.folder / "cosignatures" / str(size)
+        if not place.is_dir():
+            return _read(place, MAX_NOTE) or b""
+        found: dict[bytes, None] = {}
+        for path in sorted(place.iterdir())[:_MAX_COSIGNED]:
+            found |= dict.fromkeys((_read(path, MAX_NOTE) or b"").splitlines(keepends=True))
+        return b"".join(found)[:MAX_NOTE]
 
     def _checkpoints(self) -> Path:
         own = self.folder / "checkpoints"

@@ -118,6 +118,10 @@ class S3StoreConfig(Config):
     """The region of the bucket."""
     insecure_loopback: bool = False
     """Allow plain HTTP to this machine itself, for tests and demonstrations."""
+    ca_file: ConfigPath | None = None
+    """A file of certificate authorities (PEM) that replaces the system's, for a store under an institution's own."""
+    proxy: Annotated[str, StringConstraints(pattern=r"^http://[a-z0-9.-]{1,253}:[0-9]{1,5}$")] | None = None
+    """`http://host:port` of the proxy through which this party reaches the store; TLS goes through it unopened."""
     sse: Literal["AES256", "aws:kms"] | None = None
     """Server only: ask the store to encrypt at rest as well, under its own keys."""
     retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
@@ -129,6 +133,8 @@ class S3StoreConfig(Config):
     def _encrypted(self) -> S3StoreConfig:
         if self.endpoint_url is None:
             return self
+        if self.proxy is not None and not self.endpoint_url.startswith("https://"):
+            raise ValueError("a proxy needs an https endpoint: it would see every grant")
         parts = urlsplit(self.endpoint_url)
         if parts.username or parts.password or parts.query or parts.fragment or not parts.hostname:
             raise ValueError("endpoint_url must be scheme://host[:port], without user, password or query")

@@ -323,11 +323,11 @@ class _Diary:
 
 
 def _sealed(store: ObjectStore, run: str, suite: str) -> Sealed:
-    keys = list(store.list(f"runs/{run}/"))
-    sealed = [key for key in keys if key.endswith("/payload")]
-    answers = [read_answer(store.get(key, limit=ANSWER_BYTES)) for key in keys if key.endswith("/answer")]
-    models = sum(key.startswith(f"runs/{run}/versions/") for key in sealed)
-    updates = sum(key.startswith(f"runs/{run}/updates/") for key in sealed)
+    sealed = list(store.list(f"payloads/{run}/"))
+    kept = [key for key in store.list(f"runs/{run}/updates/") if key.endswith("/answer")]
+    answers = [read_answer(store.get(key, limit=ANSWER_BYTES)) for key in kept]
+    models = sum(key.startswith(f"payloads/{run}/versions/") for key in sealed)
+    updates = sum(key.startswith(f"payloads/{run}/updates/") for key in sealed)
     stored = sum(store.length(key) or 0 for key in sealed)
     return Sealed(suite, models, updates, stored, sum(bool(answer.metrics) for answer in answers))
 

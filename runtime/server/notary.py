@@ -6,7 +6,7 @@ appends the same bytes or finds them in the log. The time in a leaf is therefore
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ...audit.events import Event
@@ -65,6 +65,10 @@ class Notary:
         if not path.exists():
             create_file(path, raw, step="log.object", probe=self._probe)
         return digest
+
+    def kept(self) -> Iterator[Path]:
+        """Yield the files of the objects beside the log."""
+        yield from sorted(path for path in self._objects.glob("*.json") if not path.name.startswith("."))
 
     def append_all(self, leaves: Mapping[str, bytes]) -> dict[str, int]:
         """Append what is not in the log yet, durably, and return every index."""

@@ -22,6 +22,7 @@ from ..training.seam import Array
 from .correspondence.errand import Errand, Errands
 from .correspondence.quorum import Quorums
 from .correspondence.tickets import Counter
+from .mirror import Mirror
 from .models import Models
 from .office import Office, RunFile
 from .rounds.admission import Admitted
@@ -72,6 +73,7 @@ class _Run:
         self._counter = Counter(office, file, models)
         self._errands = Errands(office, file, self._counter)
         self._quorums = Quorums(office, self._errands)
+        self._mirror = Mirror(office)
         self._run = file.start.run
         self._final: dict[str, Mapping[str, Any]] = {}
 
@@ -107,6 +109,7 @@ class _Run:
                 f"{self._run}/over/{version}/{attempt}", partial(played.desk.record, end.committed, end.reason)
             )
             history = _fold(history, version, record)
+            self._mirror.follow()
             if over is None:
                 self._report(version, end, time.monotonic() - started)
             if end.committed:
@@ -168,7 +171,7 @@ class _Run:
         )
         now = office.publish()
         office.journal.once(f"ended/{run}", office.clock)
-        self._models_done()
+        self._mirror.complete()
         result = RunResult(
             run=run,
             outcome="aborted" if reason else "completed",
@@ -195,10 +198,6 @@ class _Run:
             )
         )
         return result
-
-    def _models_done(self) -> None:
-        for key, data in self._office.notary.log.mirror():
-            self._office.store.put(f"log/{key}".lower(), data)
 
     def _release(self, version: int, size: int, witnesses: tuple[str, ...]) -> None:
         """Log the release under the quorum's checkpoint, then give the final model to every member."""

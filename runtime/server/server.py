@@ -16,6 +16,7 @@ from typing import Any, Self
 from ...audit.events import Event, FederationCreate, MemberAdd
 from ...audit.tlog.log import Log
 from ...durable import Probe, make_folder, silent
+from ...trust.canonical import canonical
 from ...trust.charter.model import Member
 from ...trust.charter.signing import SignedCharter
 from ...trust.errors import CustodyError
@@ -24,7 +25,7 @@ from ...trust.keys.member import MemberKeys
 from ...trust.keys.validity import KeyHistory
 from ..config import RunConfig
 from ..drafts import remove_drafts
-from ..errors import RunError
+from ..errors import ObjectExistsError, RunError, StoreSetupError
 from ..journal import Journal
 from ..parties import Parties
 from ..progress import Observer, ignore
@@ -114,8 +115,10 @@ class Server:
 
         Raises:
             RunError: the run's name is taken by another configuration.
+            StoreSetupError: the store's place is another federation's, or the store refuses this server.
             StoreError: the store does not answer; call again.
         """
+        self._claim_place()
         self._forget_old_keys()
         self._create_federation()
         self._office.filing.take_inbox()
@@ -142,6 +145,23 @@ class Server:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _claim_place(self) -> None:
+        """Mark the store's place as this federation's, once: another's objects would take the same keys.
+
+        Raises:
+            StoreSetupError: it is another federation's.
+        """
+        charter = self._charter.charter
+        mark = canonical({"federation": charter.federation, "log_origin": charter.log_origin})
+        try:
+            self._office.store.put("runs/federation", mark)
+        except ObjectExistsError:
+            raise StoreSetupError(
+                "this place in the store is another federation's",
+                where="store",
+                remedy="Give every federation a bucket, a prefix or a folder of its own.",
+            ) from None
 
     def _forget_old_keys(self) -> None:
         """Erase the keys of runs whose dispute window is over: from then on only the auditor opens their updates."""

@@ -53,6 +53,7 @@ from ..errors import (
     ObjectExistsError,
     RefusedError,
     SiteHaltedError,
+    StoreSetupError,
 )
 from ..parties import Parties
 from ..sealed_json import seal_opening
@@ -287,7 +288,7 @@ class Site:
             _log.warning("refused ticket %s: %s", digest[:16], error)
             return Done(), "refused", error.code
         except CountersealError as error:
-            if getattr(error, "retryable", False) or isinstance(error, GrantError):
+            if getattr(error, "retryable", False) or isinstance(error, GrantError | StoreSetupError):
                 raise  # nothing was decided: the store may answer later, and the next delivery brings other grants
             _log.warning("could not do ticket %s: %s", digest[:16], error)
             if isinstance(error, UnsupportedModelError | CoupledRecordsError):

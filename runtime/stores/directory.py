@@ -141,6 +141,7 @@ class DirectoryStore(_Folder):
         part_size: int = 0,
         part_sha256: Sequence[str] = (),
         expires: int,
+        upload: str = "",
     ) -> Grant:
         """Return leave to put ``length`` bytes under ``key``; above 16 MiB it needs `complete`."""
         check_key(key)
@@ -148,7 +149,10 @@ class DirectoryStore(_Folder):
         parts = split(length, part_size, digests)
         if len(parts) == 1 and not digests and sha256 is not None:
             parts = split(length, part_size, (sha256,))
-        upload = self._prepare() if len(parts) > 1 else ""
+        if len(parts) == 1:
+            upload = ""
+        elif not self._is_open(upload):
+            upload = self._prepare()
         return Grant(
             store="directory",
             method="put",
@@ -193,6 +197,15 @@ class DirectoryStore(_Folder):
         name, descriptor = self._tree.draft()
         os.close(descriptor)
         return name
+
+    def _is_open(self, upload: str) -> bool:
+        if not upload:
+            return False
+        try:
+            os.close(self._tree.reopen(upload))
+        except ObjectMissingError:
+            return False
+        return True
 
     def _finish(self, grant: Grant) -> None:
         try:

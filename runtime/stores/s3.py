@@ -3,26 +3,28 @@
 Bytes go the same way as a site's: the store presigns a request and sends it with `S3GrantClient`, so one path is tested,
 the body is hashed once at most, and put-once holds for the server too. boto3 signs and does what has no presigned form.
 
-What a put grant binds (Signature V4 covers these headers, so a site can send no others): the key, the exact length,
-``If-None-Match: *`` for an object in one piece, and the SHA-256 where it is known. Of a multipart upload the parts are
-bound one by one; the completion is the server's and carries ``If-None-Match: *``. A signature binds the *header*; only
-a store that checks ``x-amz-checksum-sha256`` binds the body: readers verify.
+What a put grant binds is in `s3_binding`. Of a multipart upload the parts are bound one by one; the completion is the
+server's and carries ``If-None-Match: *``. A signature binds the *header*; only a store that checks
+``x-amz-checksum-sha256`` binds the body: readers verify.
+
+A grant lasts as long as its ticket, but at most `grant_seconds`, and at most the seven days of Signature V4. When it has
+expired, the next delivery renews it: an upload that is still open is granted again, with fresh signatures for the same
+parts, so that nothing is uploaded beside it and an answer about the earlier delivery still completes.
 
 Completing twice is harmless. Before the completion every part's size is compared with the grant; after a crash an upload
-that no longer exists was completed (or aborted), and the object's own length decides. Aborted uploads and those of crashed
-servers cost space until the bucket's lifecycle rule (AbortIncompleteMultipartUpload) removes them.
+that no longer exists was completed (or aborted), and the object's own length decides. The uploads of crashed servers cost
+space until the bucket's lifecycle rule (AbortIncompleteMultipartUpload) removes them.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from ..errors import (
     GrantError,
@@ -36,6 +38,7 @@ from ..errors import (
     WrongLengthError,
 )
 from .grants import MULTIPART_ABOVE, PARTS, Grant, GrantPart, check_key, check_prefix, split
+from .s3_binding import Protection, bound
 from .s3_client import S3GrantClient, S3Source
 from .s3_http import Answer, Patience, check_answer, quieten
 from .s3_place import S3Place
@@ -56,9 +59,11 @@ class S3Store:
     Args:
         place: bucket, prefix, endpoint.
         access_key, secret_key, session_token: explicit credentials; without them boto3's default chain decides.
-        sse: ask for encryption at rest.
+        protection: encryption and locks to ask for.
+        grant_seconds: how long a grant lasts at most; None for as long as it is asked for, within seven days.
         patience: timeouts and retries.
         ca_file: certificate authorities for the endpoint, instead of the system's.
+        proxy: ``http://host:port`` through which https goes.
 
     Raises:
         StoreSetupError: boto3 is missing, or there are no credentials.
@@ -71,20 +76,23 @@ class S3Store:
         access_key: str | None = None,
         secret_key: str | None = None,
         session_token: str | None = None,
-        sse: Literal["AES256", "aws:kms"] | None = None,
+        protection: Protection = Protection(),  # noqa: B008 - frozen
+        grant_seconds: int | None = None,
         patience: Patience | None = None,
         ca_file: str | None = None,
+        proxy: str | None = None,
     ) -> None:
         self.place = place
-        self._sse: dict[str, Any] = {"ServerSideEncryption": sse} if sse else {}
+        self.protection = protection
+        self._longest = min(_WEEK, grant_seconds or _WEEK)
         self._patience = patience or Patience()
         credentials = {
             "aws_access_key_id": access_key,
             "aws_secret_access_key": secret_key,
             "aws_session_token": session_token,
         }
-        self._s3: Any = connect(place, credentials, self._patience, ca_file)
-        self._client = S3GrantClient(place, patience=self._patience, ca_file=ca_file)
+        self._s3: Any = connect(place, credentials, self._patience, ca_file, proxy)
+        self._client = S3GrantClient(place, patience=self._patience, ca_file=ca_file, proxy=proxy, expecting=False)
 
     def __repr__(self) -> str:
         return f"S3Store({self.place!r})"
@@ -124,13 +132,16 @@ class S3Store:
             self._forget(grant)
             if not grant.upload or not self._same(compare, source):
                 raise
+        except GrantError as error:
+            self._forget(grant)
+            raise self._refused(error) from None
         except BaseException:
             self._forget(grant)
             raise
 
     def get(self, key: str, *, limit: int) -> bytes:
         """Return the object if it has at most ``limit`` bytes."""
-        with self.open(key) as stored:
+        with self._open(key, expecting=False) as stored:
             if stored.length > limit:
                 raise ObjectTooLargeError(f"{stored.length} bytes are over the limit of {limit}", where=key)
             data = bytearray(stored.length)
@@ -148,11 +159,30 @@ class S3Store:
             return None
 
     def open(self, key: str) -> S3Source:
-        """Return the object for reading by range, for a day at most."""
-        return self._client.open(self.grant_get(key, expires=int(time.time()) + 24 * 3600))
+        """Return the object, which must be there, for reading by range, for a day at most."""
+        return self._open(key, expecting=True)
+
+    def _open(self, key: str, *, expecting: bool) -> S3Source:
+        expires = int(time.time()) + 24 * 3600
+        url = self._presign("get_object", check_key(key), {}, expires)
+        part = GrantPart(number=1, url=url)
+        grant = Grant(store="s3", method="get", key=key, expires=expires, parts=(part,))
+        try:
+            return self._client.open(grant, expecting=expecting)
+        except GrantError as error:
+            raise self._refused(error) from None
+
+    def _refused(self, error: GrantError) -> StoreSetupError:
+        """Return what a refusal means to the server: it signs for itself, so it is its credentials or the bucket."""
+        return StoreSetupError(
+            f"{error.what}: the server's own request",
+            where=error.where,
+            remedy="Check credentials, bucket policy and Object Lock: counterseal store doctor.",
+        )
 
     def grant_get(self, key: str, *, expires: int) -> Grant:
-        """Return leave to read ``key`` until ``expires``."""
+        """Return leave to read ``key`` until ``expires`` at most."""
+        expires = self._until(expires)
         url = self._presign("get_object", check_key(key), {}, expires)
         return Grant(store="s3", method="get", key=key, expires=expires, parts=(GrantPart(number=1, url=url),))
 
@@ -165,19 +195,18 @@ class S3Store:
         part_size: int = 0,
         part_sha256: Sequence[str] = (),
         expires: int,
+        upload: str = "",
     ) -> Grant:
         """Return leave to put exactly ``length`` bytes under ``key``, once. See `ObjectStore.grant_put`."""
-        name = self.place.full_key(key)
+        expires, asked = self._until(expires), self.protection.asked(check_key(key), time.time())
         parts = split(length, part_size, tuple(part_sha256))
         if len(parts) == 1 and not part_sha256 and sha256 is not None:
             parts = split(length, part_size, (sha256,))
-        upload = ""
-        if len(parts) > 1:
-            made = self._call(
-                key, lambda: self._s3.create_multipart_upload(Bucket=self.place.bucket, Key=name, **self._sse)
-            )
-            upload = made["UploadId"]
-        signed = tuple(self._signed(key, part, upload, expires) for part in parts)
+        if len(parts) == 1:
+            upload = ""
+        elif not upload or self._uploaded(key, upload) is None:
+            upload = self._begin(key, asked)
+        signed = tuple(self._signed(key, part, upload, expires, asked) for part in parts)
         return Grant(
             store="s3",
             method="put",
@@ -192,7 +221,7 @@ class S3Store:
     def complete(self, grant: Grant, etags: Sequence[str] = ()) -> None:
         """Finish a multipart upload; make sure that the object is there with its length. See `ObjectStore.complete`."""
         if grant.upload:
-            listed = self._listed(grant)
+            listed = self._uploaded(grant.key, grant.upload)
             if listed is not None:
                 self._finish(grant, self._check_parts(grant, listed, etags))
         self._see(grant)
@@ -238,29 +267,29 @@ class S3Store:
     def _same(self, compare: Grant, source: bytes | Path) -> bool:
         """Tell whether the key holds ``source``; raise if it holds something else."""
         try:
-            with self._client.open(compare) as stored:
+            with self._client.open(compare, expecting=False) as stored:
                 if not same_bytes(source, stored):
                     raise ObjectExistsError("the key holds other bytes", where=compare.key)
         except ObjectMissingError:
             return False
         return True
 
-    def _signed(self, key: str, part: GrantPart, upload: str, expires: int) -> GrantPart:
-        parameters: dict[str, Any] = {"ContentLength": part.length}
-        headers = [("content-length", str(part.length))]
-        if part.sha256 is not None:
-            checksum = base64.b64encode(bytes.fromhex(part.sha256)).decode("ascii")
-            parameters["ChecksumSHA256"] = checksum
-            headers.append(("x-amz-checksum-sha256", checksum))
+    def _begin(self, key: str, asked: dict[str, Any]) -> str:
+        name = self.place.full_key(key)
+        made = self._call(key, lambda: self._s3.create_multipart_upload(Bucket=self.place.bucket, Key=name, **asked))
+        return str(made["UploadId"])
+
+    def _signed(self, key: str, part: GrantPart, upload: str, expires: int, asked: dict[str, Any]) -> GrantPart:
+        parameters, headers = bound(part, parted=bool(upload), asked=asked)
+        operation = "upload_part" if upload else "put_object"
         if upload:
             parameters |= {"UploadId": upload, "PartNumber": part.number}
-            url = self._presign("upload_part", key, parameters, expires)
-        else:
-            parameters |= {"IfNoneMatch": "*", **self._sse}
-            headers.append(("if-none-match", "*"))
-            headers.extend(("x-amz-server-side-encryption", value) for value in self._sse.values())
-            url = self._presign("put_object", key, parameters, expires)
-        return part.model_copy(update={"url": url, "headers": tuple(headers)})
+        url = self._presign(operation, key, parameters, expires)
+        return part.model_copy(update={"url": url, "headers": tuple(headers.items())})
+
+    def _until(self, expires: int) -> int:
+        """Return when a grant that is asked for until ``expires`` ends."""
+        return min(expires, int(time.time()) + self._longest)
 
     def _presign(self, operation: str, key: str, parameters: dict[str, Any], expires: int) -> str:
         seconds = expires - int(time.time())
@@ -269,17 +298,17 @@ class S3Store:
         named = {"Bucket": self.place.bucket, "Key": self.place.full_key(key), **parameters}
         return str(self._call(key, lambda: self._s3.generate_presigned_url(operation, Params=named, ExpiresIn=seconds)))
 
-    def _listed(self, grant: Grant) -> dict[int, tuple[int, str]] | None:
+    def _uploaded(self, key: str, upload: str) -> dict[int, tuple[int, str]] | None:
         """Return size and ETag of each uploaded part, or None if the upload is no longer open."""
-        name, found, marker = self.place.full_key(grant.key), {}, 0
+        name, found, marker = self.place.full_key(key), dict[int, tuple[int, str]](), 0
         while True:
             try:
                 page = self._call(
-                    grant.key,
+                    key,
                     lambda: self._s3.list_parts(
                         Bucket=self.place.bucket,
                         Key=name,
-                        UploadId=grant.upload,
+                        UploadId=upload,
                         PartNumberMarker=marker,  # noqa: B023
                         MaxParts=_PAGE,
                     ),
@@ -319,7 +348,7 @@ class S3Store:
                 ),
             )
         except (ObjectExistsError, ObjectMissingError, GrantError) as error:
-            if self._listed(grant) is None:
+            if self._uploaded(grant.key, grant.upload) is None:
                 return  # a completion of ours whose answer was lost leaves no open upload
             if not isinstance(error, ObjectExistsError) or not self._settled(grant, parts):
                 raise
@@ -343,11 +372,15 @@ class S3Store:
         return str(head["ETag"]).strip('"') == f"{whole}-{len(tags)}"
 
     def _see(self, grant: Grant) -> None:
-        found = self.length(grant.key)
-        if found is None:
-            raise ObjectMissingError("nothing has been uploaded", where=grant.key)
+        found = self._client.shown(lambda: self._measured(grant.key))
         if found != grant.length:
             raise WrongLengthError(f"{found} bytes where {grant.length} were granted", where=grant.key)
+
+    def _measured(self, key: str) -> int:
+        found = self.length(key)
+        if found is None:
+            raise ObjectMissingError("nothing has been uploaded", where=key)
+        return found
 
     def _call(self, key: str, call: Callable[[], T]) -> T:
         """Call boto3 and turn its errors into ours, without its texts."""
@@ -388,8 +421,14 @@ def _digests(source: bytes | Path, length: int, size: int) -> tuple[str, ...]:
     return tuple(digests)
 
 
-def connect(place: S3Place, credentials: dict[str, str | None], patience: Patience, ca_file: str | None) -> Any:
-    """Return boto3's client for ``place``.
+def connect(
+    place: S3Place,
+    credentials: dict[str, str | None],
+    patience: Patience,
+    ca_file: str | None,
+    proxy: str | None = None,
+) -> Any:
+    """Return boto3's client for ``place``; of proxies it knows ``proxy`` and not what the environment says.
 
     Raises:
         StoreSetupError: boto3 is missing, or does not take the configuration.
@@ -407,6 +446,7 @@ def connect(place: S3Place, credentials: dict[str, str | None], patience: Patien
         signature_version="s3v4",
         connect_timeout=patience.connect,
         read_timeout=patience.silence,
+        proxies={} if proxy is None else {"https": proxy},
         retries={"total_max_attempts": patience.attempts, "mode": "standard"},
         request_checksum_calculation="when_required",  # the default wraps bodies in aws-chunked trailers
         response_checksum_validation="when_required",

@@ -5,7 +5,8 @@ A grant comes from the server, which a site does not have to believe. Before a r
 1. the URL up to its query equals, character by character, the URL that this site's own `S3Place` spells for the
    key: so no other scheme, host, port, bucket, prefix or key, no user part, no dots, no escapes;
 2. the query holds only the names of a presigned request, each once, and ``partNumber`` and ``uploadId`` for a part;
-3. the headers are only those that bind a put, with the values that follow from the grant itself: length, put-once, digest.
+3. the headers are only those that bind a put (`s3_binding`), with the values that follow from the grant itself: length,
+   put-once, digest; and encryption and lock in the exact forms that a server asks for.
 
 Then `s3_http.Connection` sends it to the place's own host. Redirects are errors.
 
@@ -17,12 +18,12 @@ Not handled: whether the store keeps what it accepted, or checks the digest it w
 
 from __future__ import annotations
 
-import base64
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Final, TypeVar
 
 from ..errors import (
     GrantError,
@@ -33,19 +34,20 @@ from ..errors import (
     WrongLengthError,
 )
 from .grants import Grant, GrantPart, check_key
+from .s3_binding import check_headers, checked
 from .s3_http import Answer, Connection, Patience
 from .s3_place import S3Place
 from .sources import check_source, same_bytes, viewed
 
 __all__ = ["S3GrantClient", "S3Source", "admitted"]
 
+T = TypeVar("T")
 _QUERY = re.compile(r"[A-Za-z0-9%._~+/=-]*(?:&[A-Za-z0-9%._~+/=-]*)*")
 _SIGNED: Final = frozenset(
     f"X-Amz-{name}" for name in ("Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature")
 )
 _MAY: Final = _SIGNED | {"X-Amz-Security-Token", "x-id"}
 _UPLOAD: Final = frozenset({"partNumber", "uploadId"})
-_SSE: Final = {"x-amz-server-side-encryption": re.compile(r"AES256|aws:kms")}
 _RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 
 
@@ -69,22 +71,8 @@ def admitted(grant: Grant, part: GrantPart, place: S3Place) -> tuple[str, dict[s
     if grant.method == "get" and headers:
         raise GrantError("a get takes no headers", where=grant.key)
     if grant.method == "put":
-        _check_headers(grant, part, headers)
+        check_headers(grant, part, headers)
     return place.path(grant.key) + "?" + query, headers
-
-
-def _check_headers(grant: Grant, part: GrantPart, headers: dict[str, str]) -> None:
-    expected = {"content-length": str(part.length)}
-    if not grant.upload:
-        expected["if-none-match"] = "*"
-    if part.sha256 is not None:
-        expected["x-amz-checksum-sha256"] = base64.b64encode(bytes.fromhex(part.sha256)).decode("ascii")
-    for name, value in headers.items():
-        free = None if grant.upload else _SSE.get(name)  # an upload's encryption was settled when it was created
-        if value != expected.get(name) and not (free and free.fullmatch(value)):
-            raise GrantError(f"the header {name[:40]!r} does not follow from the grant", where=grant.key)
-    if expected.keys() - headers.keys() or len(headers) != len(part.headers):
-        raise GrantError("the headers do not bind what the grant says", where=grant.key)
 
 
 class S3Source:
@@ -157,17 +145,30 @@ class S3GrantClient:
         place: this site's own configuration; nothing outside it is ever contacted.
         patience: timeouts and retries.
         ca_file: certificate authorities for the endpoint, instead of the system's.
+        proxy: ``http://host:port`` through which https goes (CONNECT), for a site that has no other way out.
         workers: parts sent at once.
+        expecting: whether what a grant names must be there, so that a store which does not show an object at once is
+            asked again for a moment before it is called missing.
     """
 
     def __init__(
-        self, place: S3Place, *, patience: Patience | None = None, ca_file: str | None = None, workers: int = 2
+        self,
+        place: S3Place,
+        *,
+        patience: Patience | None = None,
+        ca_file: str | None = None,
+        proxy: str | None = None,
+        workers: int = 2,
+        expecting: bool = True,
     ) -> None:
         if workers < 1:
             raise StoreSetupError("at least one worker is needed", where="store.workers")
         self._place = place
         self._workers = workers
-        self._connection = Connection(place, patience=patience, ca_file=ca_file, connections=max(4, workers))
+        self._expecting = expecting
+        self._connection = Connection(
+            place, patience=patience, ca_file=ca_file, proxy=proxy, connections=max(4, workers)
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -200,11 +201,17 @@ class S3GrantClient:
             del error
             return tuple("" for _ in grant.parts)
 
-    def open(self, grant: Grant) -> S3Source:
-        """Return the granted object for reading by range."""
+    def open(self, grant: Grant, *, expecting: bool | None = None) -> S3Source:
+        """Return the granted object for reading by range; ``expecting`` as for the client, if not the same."""
         self._admit(grant, "get")
         target, _ = admitted(grant, grant.parts[0], self._place)
+        if expecting if expecting is not None else self._expecting:
+            return self._connection.shown(lambda: S3Source(self._connection, target, grant.key))
         return S3Source(self._connection, target, grant.key)
+
+    def shown(self, look: Callable[[], T]) -> T:
+        """Call ``look`` until it finds the object that must be there. See `Connection.shown`."""
+        return self._connection.shown(look)
 
     def _admit(self, grant: Grant, method: str) -> None:
         check_key(grant.key)
@@ -215,7 +222,7 @@ class S3GrantClient:
         def send(part: GrantPart, request: tuple[str, dict[str, str]]) -> str:
             target, headers = request
             with view[part.offset : part.offset + part.length] as body:
-                answer = self._connection.send("PUT", target, headers, body, grant.key)
+                answer = self._connection.send("PUT", target, checked(headers, body), body, grant.key)
             return answer.headers.get("ETag", "")[:128]
 
         if len(requests) == 1:
@@ -232,7 +239,7 @@ class S3GrantClient:
         if compare.key != key:
             raise GrantError("the grant to compare is for another key", where=key)
         try:
-            with self.open(compare) as stored:
+            with self.open(compare, expecting=False) as stored:
                 return same_bytes(source, stored)
         except ObjectMissingError:
             return False

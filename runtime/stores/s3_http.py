@@ -6,6 +6,9 @@ body is read only where it is wanted; of an error only the code, letters and dig
 
 Retries: no answer, a broken answer, 408, 409 (a conflicting conditional write), 429 and 5xx, and S3's RequestTimeout; with
 full jitter (Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog 2015), and never past the attempts given.
+
+A proxy is asked to connect (CONNECT) and then sees ciphertext: TLS ends at the store, so it learns the host and never a URL. It
+comes from the party's own configuration, never from the environment, and gets no credentials.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import (
     GrantError,
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Connection", "Patience", "quieten"]
 
+T = TypeVar("T")
 _CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
 _RETRY = {408, 409, 429, 500, 502, 503, 504}
 _RETRY_CODES = {"RequestTimeout", "SlowDown", "ServiceUnavailable", "InternalError", "ConditionalRequestConflict"}
@@ -88,6 +92,7 @@ class Connection:
         *,
         patience: Patience | None = None,
         ca_file: str | None = None,
+        proxy: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
         connections: int = 4,
     ) -> None:
@@ -95,15 +100,22 @@ class Connection:
         self.patience = patience or Patience()
         self._sleep = sleep
         self._urllib3 = _library()
-        self._pool = self._open(ca_file, connections)
+        self._pool = self._open(ca_file, proxy, connections)
 
-    def _open(self, ca_file: str | None, connections: int) -> urllib3.HTTPConnectionPool:
+    def _open(self, ca_file: str | None, proxy: str | None, connections: int) -> urllib3.HTTPConnectionPool:
         timeout = self._urllib3.Timeout(connect=self.patience.connect, read=self.patience.silence)
         options: dict[str, Any] = {"timeout": timeout, "maxsize": connections, "block": False, "retries": False}
         if self.place.origin.startswith("https://"):
             options |= {"cert_reqs": "CERT_REQUIRED", "ca_certs": ca_file, "assert_hostname": None}
-        pool: urllib3.HTTPConnectionPool = self._urllib3.connection_from_url(self.place.origin, **options)
-        return pool
+        if proxy is None:
+            pool: urllib3.HTTPConnectionPool = self._urllib3.connection_from_url(self.place.origin, **options)
+            return pool
+        if not self.place.origin.startswith("https://"):
+            raise StoreSetupError("a proxy would see the grants of a store without TLS", where="store.proxy")
+        through: urllib3.HTTPConnectionPool = self._urllib3.ProxyManager(proxy, **options).connection_from_url(
+            self.place.origin
+        )
+        return through
 
     def close(self) -> None:
         """Close the connections."""
@@ -128,6 +140,19 @@ class Connection:
             except StoreUnavailableError:
                 self.pause(attempt)
         return once()
+
+    def shown(self, look: Callable[[], T]) -> T:
+        """Call ``look`` until it finds the object that must be there, a few times: not every store shows one at once.
+
+        Raises:
+            ObjectMissingError: it does not.
+        """
+        for attempt in range(1, self.patience.attempts):
+            try:
+                return look()
+            except ObjectMissingError:
+                self.pause(attempt)
+        return look()
 
     def _once(self, method: str, target: str, headers: Mapping[str, str], body: memoryview | None, key: str) -> Answer:
         response = self._request(method, target, headers, body, key)
@@ -197,15 +222,16 @@ class Connection:
             # Only the kind: the library's own text carries the URL, and a chained error would carry that text.
             kind = type(error).__name__
             untrusted = "CERTIFICATE_VERIFY_FAILED" in str(error)
+            remedy = "Check the network and the store's endpoint."
+            if isinstance(error, self._urllib3.exceptions.ProxyError):
+                remedy = "Check store.proxy: it must answer, and connect to the store without asking for a password."
         if untrusted:
             raise StoreSetupError(
                 "the endpoint's certificate is not trusted",
                 where=key,
                 remedy="Check store.endpoint_url and store.ca_file.",
             )
-        raise StoreUnavailableError(
-            f"no answer from the store ({kind})", where=key, remedy="Check the network and the store's endpoint."
-        )
+        raise StoreUnavailableError(f"no answer from the store ({kind})", where=key, remedy=remedy)
 
     def _read_answer(self, response: urllib3.BaseHTTPResponse, key: str) -> Answer:
         code = b""

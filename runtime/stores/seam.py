@@ -64,7 +64,7 @@ class ObjectStore(Protocol):
         """Return the object for reading by range, or raise `ObjectMissingError`."""
 
     def grant_get(self, key: str, *, expires: int) -> Grant:
-        """Return leave to read ``key`` until ``expires`` (seconds since 1970)."""
+        """Return leave to read ``key`` until ``expires`` (seconds since 1970) at most."""
 
     def grant_put(
         self,
@@ -75,8 +75,12 @@ class ObjectStore(Protocol):
         part_size: int = 0,
         part_sha256: Sequence[str] = (),
         expires: int,
+        upload: str = "",
     ) -> Grant:
-        """Return leave to put exactly ``length`` bytes under ``key``, once, until ``expires``.
+        """Return leave to put exactly ``length`` bytes under ``key``, once, until ``expires`` at most.
+
+        A store may end a grant earlier; `Grant.expires` says when. ``upload`` is that of an earlier grant for the same
+        object: if it is still open it is granted again, and what was uploaded to it stays.
 
         Above `MULTIPART_ABOVE` bytes the object goes in parts of ``part_size`` (the manifest's) and exists only after
         `complete`. ``sha256`` is bound by the store for one piece; of several parts the store binds ``part_sha256``.

@@ -147,7 +147,7 @@ def update_of(world: World, site: str = OTHER) -> tuple[Signed[Manifest], Ranged
     raw = kept[-1]["manifest"].encode()
     manifest = parse_document(Manifest, read(raw).payload)
     source = DirectoryStore(world.store, clock=world.clock).open(
-        f"runs/run-1/updates/{manifest.context.ticket}/payload"
+        f"payloads/run-1/updates/{manifest.context.ticket}/payload"
     )
     schema = Schema.of(world.federation.first_parameters(CONFIG)).floats()
     return Signed(manifest, sha256(read(raw).payload), "", raw), source, schema
@@ -180,7 +180,7 @@ def removed_reader() -> str:
         manifest = parse_document(
             Manifest, read(store.get("runs/run-1/versions/000003/manifest", limit=1 << 20)).payload
         )
-        source = store.open("runs/run-1/versions/000003/payload")
+        source = store.open("payloads/run-1/versions/000003/payload")
         schema = Schema.of(world.federation.first_parameters(CONFIG))
         with pytest.raises(CountersealError) as caught:
             open_blob(Signed(manifest, "", "", b""), source, world.federation.keys[ME].opening, schema).read()

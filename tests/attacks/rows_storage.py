@@ -18,12 +18,17 @@ Arrange = Callable[[World], Callable[[], None]]
 
 def version(world: World, number: int, name: str) -> Path:
     """Return where an object of a version of the model lies."""
-    return world.store / "objects" / "runs" / "run-1" / "versions" / f"{number:06d}" / name
+    return world.store / "objects" / top(name) / "run-1" / "versions" / f"{number:06d}" / name
 
 
 def update(world: World, name: str, ticket: str | None = None) -> Path:
     """Return where an object of site-a's update lies."""
-    return world.store / "objects" / "runs" / "run-1" / "updates" / (ticket or world.ticket) / name
+    return world.store / "objects" / top(name) / "run-1" / "updates" / (ticket or world.ticket) / name
+
+
+def top(name: str) -> str:
+    """Return the first folder of an object: payloads lie apart, because they may expire."""
+    return "payloads" if name == "payload" else "runs"
 
 
 def rewritten(name: str, edit: Callable[[World, bytes], bytes | None]) -> Arrange:

@@ -110,7 +110,7 @@ def plain(scene: Scene, key: str, version: int, kind: str, config: RunConfig | N
     """Open a sealed model or row as the auditor."""
     schema = Schema.of(scene.federation.first_parameters(config or config_of()))
     schema = row_schema("noise", schema) if kind == "state" else schema
-    raw = scene.path(key.replace("payload", "manifest")).read_bytes()
+    raw = scene.path(key.replace("payloads/", "runs/").replace("payload", "manifest")).read_bytes()
     context = parse_document(Manifest, read(raw).payload).context
     place = Place(**{name: getattr(context, name) for name in Place.model_fields})
     signed = read_manifest(raw, place=place, sender=scene.federation.keys[SERVER].signer.public, now=None)

@@ -279,5 +279,6 @@ def test_a_table_that_somebody_else_made_up_convicts_nobody(scene: Scene) -> Non
 
 
 def test_the_rows_of_the_last_version_are_not_needed(scene: Scene) -> None:
-    shutil.rmtree(scene.path(f"runs/{RUN}/states/{ROUNDS:06d}"))
+    for folder in ("runs", "payloads"):
+        shutil.rmtree(scene.path(f"{folder}/{RUN}/states/{ROUNDS:06d}"))
     assert statuses(scene) == PASSED

@@ -33,6 +33,7 @@ from counterseal.runtime.errors import (
 from counterseal.runtime.stores import s3_http
 from counterseal.runtime.stores.grants import Grant
 from counterseal.runtime.stores.s3 import S3Store
+from counterseal.runtime.stores.s3_binding import Protection
 from counterseal.runtime.stores.s3_client import S3GrantClient, admitted
 from counterseal.runtime.stores.s3_http import Patience
 from counterseal.runtime.stores.s3_place import S3Place
@@ -262,7 +263,7 @@ def test_places_that_are_refused(options: dict[str, Any]) -> None:
     ids=str,
 )
 def test_server_and_site_spell_the_same_address(place: S3Place, start: str) -> None:
-    store = signer(place, sse="AES256")
+    store = signer(place, protection=Protection(sse="AES256"))
     for grant in (
         store.grant_get("a/b", expires=soon()),
         store.grant_put("a/b", length=4, expires=soon()),

@@ -10,8 +10,8 @@ by its name: its end of time once, its tickets once, its end once. So after a re
 Once enough have answered, the rest have a moment more; then their tickets are expired, and an answer that comes later is not
 filed: its site is told so by the `ticket.expire` leaf.
 
-A delivery that gets lost with a site's process is repeated after a pause as long as there is time; a site that says no is
-asked three times.
+A delivery that gets lost with a site's process is repeated after a pause as long as there is time, and so is one that came
+after its grants had expired; a site that says no is asked three times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..office import Office, RunFile
 from ..rounds.verdicts import ticket_issue
 from .late import file_late
 from .receipts import Filed, file_receipt, read_answer, stored_answer
-from .tickets import Counter, Issued
+from .tickets import Counter, Issued, Leave
 
 __all__ = ["Errand", "Errands"]
 
@@ -64,6 +64,7 @@ class _Desk:
     filed: dict[str, Filed] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
+    leave: dict[str, Leave] = field(default_factory=dict)
     again: dict[str, float] = field(default_factory=dict)
     """When to repeat which delivery, by the office's clock."""
 
@@ -154,14 +155,17 @@ class Errands:
             for digest in [digest for digest, at in desk.again.items() if at <= office.clock()]:
                 del desk.again[digest]
                 if digest in desk.waiting:
-                    self._send(errand, desk.waiting[digest])
+                    self._send(errand, desk.waiting[digest], desk)
             for arrival in office.transport.poll(_PAUSE if desk.again else 1.0):
                 self._take(arrival, desk)
 
-    def _send(self, errand: Errand, ticket: Issued) -> None:
+    def _send(self, errand: Errand, ticket: Issued, desk: _Desk) -> None:
+        if self._counter.over(ticket):
+            return
         grants = self._counter.grants(ticket, self._file.schema, upload=False)
         if errand.kind == "witness":
             grants = Grants(answer=grants.answer)
+        desk.leave[ticket.digest] = Leave.of(grants, self._office.clock())
         pinned = self._counter.pin(errand.name)
         delivery = self._counter.deliver(ticket, grants=grants, witnessed=errand.witnessed, pinned=pinned)
         self._office.transport.dispatch(ticket.order.site, ticket.digest, delivery)
@@ -198,6 +202,10 @@ class Errands:
         if fault is not None and fault.code == "consistency_needed" and fault.witness_size is not None:
             size = min(fault.witness_size, self._office.notary.log.size)
             self._office.journal.put(f"seen/{ticket.order.site}", size)
+        leave = desk.leave.get(digest)
+        if fault is not None and fault.code == "grant" and leave is not None and leave.over(self._office.clock()):
+            desk.again[digest] = self._office.clock()
+            return
         desk.refused[digest] = desk.refused.get(digest, 0) + 1
         if desk.refused[digest] > _TRIES:
             desk.waiting.pop(digest)

@@ -7,6 +7,7 @@ proves the ticket against the newest checkpoint and carries fresh grants.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,13 +23,14 @@ from ....trust.identifiers import sha256
 from ....trust.terms import PrivacyTerms
 from ....trust.tickets import Ticket, TicketKind, Work
 from ...delivery import ANSWER_BYTES, Delivery, Grants, Opening, Settled, Witnessed
+from ...errors import StoreError
 from ...places import answer_key, global_manifest_key, global_payload_key, update_payload_key
 from ...sealed_json import seal_opening
 from ...stores.grants import Grant
 from ..models import Models
 from ..office import Office, RunFile
 
-__all__ = ["Counter", "Issued"]
+__all__ = ["Counter", "Issued", "Leave"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,26 @@ class Issued:
     def order(self) -> Ticket:
         """The ticket itself."""
         return self.signed.document
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """From when to when the grants of a delivery last: what tells an expired one from one that is refused."""
+
+    since: int
+    until: int
+
+    @classmethod
+    def of(cls, grants: Grants, now: int) -> Leave:
+        """Return the time of the first of ``grants`` that ends."""
+        ends = [
+            one.expires for one in (grants.manifest, grants.payload, grants.update, grants.answer) if one is not None
+        ]
+        return cls(now, min(ends, default=now))
+
+    def over(self, now: int) -> bool:
+        """Tell whether the time is over, or nearly: clocks differ a little, and an answer takes its time to arrive."""
+        return now >= self.until - (self.until - self.since) // 10
 
 
 class Counter:
@@ -205,11 +227,13 @@ class Counter:
         put: Grant | None = None
         if upload:
             length = ciphertext_length(self._file.updates.total_bytes)
+            earlier = office.journal.get(f"grant/{ticket.digest}")
             put = office.store.grant_put(
                 update_payload_key(self._run, ticket.digest),
                 length=length,
                 part_size=part_size(length),
                 expires=expires,
+                upload="" if earlier is None else earlier["upload"],
                 **(digests or {}),
             )
             office.journal.put(f"grant/{ticket.digest}", put.bare().model_dump(mode="json"))
@@ -224,6 +248,20 @@ class Counter:
             update=put,
             answer=office.store.grant_put(answer_key(self._run, ticket.digest), length=ANSWER_BYTES, expires=expires),
         )
+
+    def withdraw(self, ticket: Issued) -> None:
+        """Forget the upload that was begun for a ticket which does not count: its parts lie nowhere and cost space.
+
+        A store that does not answer is left alone: a rule of the bucket removes what stays (`counterseal store policy`).
+        """
+        bare = self._office.journal.get(f"grant/{ticket.digest}")
+        if bare is not None and bare["upload"]:
+            with suppress(StoreError):
+                self._office.store.abort(Grant.from_json(bare))
+
+    def over(self, ticket: Issued) -> bool:
+        """Tell whether it is too late to send ``ticket``: a site would refuse it, and no grant can be signed for it."""
+        return self._office.clock() >= ticket.order.not_after - 1
 
     def site_of(self, digest: str) -> str:
         """Return whose ticket ``digest`` names."""

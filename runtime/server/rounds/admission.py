@@ -22,7 +22,7 @@ from ....trust.blob.manifest import Manifest, read_manifest
 from ....trust.blob.open import Opened, open_blob
 from ....trust.documents import Signed
 from ....trust.screening import Candidate, History, examine
-from ...errors import StoreError
+from ...errors import StoreSetupError, StoreUnavailableError
 from ...places import update_payload_key
 from ...stores.grants import Grant
 from ..correspondence.receipts import Filed
@@ -70,6 +70,7 @@ def admit(office: Office, file: RunFile, ticket: Issued, filed: Filed, history: 
 
     Raises:
         StoreUnavailableError: the store does not answer; nothing is decided.
+        StoreSetupError: it refuses this server; nothing is decided, for that says nothing about the update.
     """
     try:
         manifest = _manifest(office, file, ticket, filed)
@@ -79,7 +80,7 @@ def admit(office: Office, file: RunFile, ticket: Issued, filed: Filed, history: 
             fingerprint = Fingerprint(file.fingerprint)
             statistics = measure(opened, file.updates, fingerprint)
     except CountersealError as error:
-        if isinstance(error, StoreError) and error.retryable:
+        if isinstance(error, StoreUnavailableError | StoreSetupError):
             raise
         return Admitted(ticket.order.site, ticket.digest, None, "", None, (error.code,), 0)
     found = fingerprint.hexdigest()

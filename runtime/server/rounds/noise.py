@@ -1,7 +1,7 @@
 """The noise of one version of a `NoisyRule` (DP-FedAvg): drawn once, sealed and written down before anything is computed with
 it.
 
-    runs/<run>/states/<version>/noise/{payload,manifest}
+    {payloads,runs}/<run>/states/<version>/noise/{payload,manifest}
 
 One row of whole numbers as binary32, sealed to the run's key and the auditor's. `NoiseState` names it by digest, with the try
 and the updates that it was drawn for; the commit carries a salted commitment to that.

@@ -8,6 +8,10 @@ With ``commit_before_upload`` deliveries come twice: first without leave to uplo
 the round's time are under a checkpoint; then with leave for exactly the bytes that those receipts name. So the server
 cannot choose who is "late" after it has seen an update.
 
+Grants may end before the ticket does (`grant_seconds`): a delivery that waited in a batch queue, or a training that took longer,
+then meets an expired one. The site says so, nothing is decided, and the same ticket goes out again with fresh grants; that is
+no failure and spends no retry. A grant that is refused before its time does.
+
 Under a rule with noise (DP-FedAvg) verdicts are public and would say what the noise hides: whose update is like another's, whose
 norm is far from the others'. So an update is refused there only if it is not finite, and nothing is flagged; clipping bounds
 what it does.
@@ -33,12 +37,12 @@ from ....trust.documents import parse_document
 from ....trust.dsse import read
 from ....trust.screening import History, Verdict, examine, screen
 from ...delivery import Answer
-from ...errors import StoreError
+from ...errors import GrantError, StoreUnavailableError
 from ...progress import RoundStarted, SiteDone
 from ...transports.seam import Arrival
 from ..correspondence.late import file_late
 from ..correspondence.receipts import Filed, file_receipt, read_answer, stored_answer
-from ..correspondence.tickets import Counter, Issued
+from ..correspondence.tickets import Counter, Issued, Leave
 from ..models import Models
 from ..office import Office, RunFile
 from .admission import Admitted, admit
@@ -104,6 +108,7 @@ class Round:
         self._by_digest: dict[str, str] = {}
         self._started: dict[str, float] = {}
         self._resent: dict[str, int] = {}
+        self._leave: dict[str, Leave] = {}
         self._plan = plan.SynchronousSchedule(
             sites=tuple(sorted(office.parties.charter.sites, key=str.encode)),
             minimum=file.config.minimum_sites,
@@ -218,6 +223,8 @@ class Round:
         if site in desk.admitted or site in desk.done:
             return
         ticket, two_steps = desk.tickets[site], self._office.parties.charter.commit_before_upload
+        if self._counter.over(ticket):
+            return  # the round's own deadline closes it
         upload, filed, digests = not two_steps, desk.filed.get(site), None
         if two_steps and self._receipts_closed():
             if filed is None or filed.manifest is None:
@@ -226,6 +233,7 @@ class Round:
         elif two_steps and filed is not None:
             return  # its receipt is here; leave to upload follows when the round's receipts are closed
         grants = self._counter.grants(ticket, self._file.schema, upload=upload, digests=digests)
+        self._leave[site] = Leave.of(grants, self._office.clock())
         self._started.setdefault(site, time.monotonic())
         # Leave to upload comes with the checkpoint under which the receipts lie; all else with one that is the same for all.
         pinned = self._office.publish().size if two_steps and upload else self._counter.pin(desk.step)
@@ -265,6 +273,9 @@ class Round:
         fault = answer.fault
         code = "fault" if fault is None else fault.code
         size = None if fault is None else fault.witness_size
+        if code == GrantError.code and site in self._leave and self._leave[site].over(self._office.clock()):
+            self._send(site)
+            return ()
         self._resent[site] = self._resent.get(site, 0) + 1
         if size is not None and size <= self._office.notary.log.size and self._resent[site] <= _RESENDS:
             self._office.journal.put(f"seen/{site}", size)
@@ -318,14 +329,25 @@ class Round:
             found = Admitted(site, ticket.digest, None, "", None, ("not_authorized",), 0)
         else:
             try:
-                found = admit(office, self._file, ticket, filed, self._history, self._norm_bound)
-            except StoreError as error:
-                return self._fail(site, error.code, retry=True)
+                found = self._read(ticket, filed)
+            except StoreUnavailableError as error:
+                return self._fail(site, error.code, retry=False)
         membership = decision.model_dump(mode="json")
         office.journal.put_many(
             {f"admitted/{ticket.digest}": found.to_json(), f"membership/{ticket.digest}": membership}
         )
         return self._judge(site, found)
+
+    def _read(self, ticket: Issued, filed: Filed) -> Admitted:
+        """Admit one update; a store that does not answer is waited for until the deadline, and the site is left in peace."""
+        while True:
+            try:
+                return admit(self._office, self._file, ticket, filed, self._history, self._norm_bound)
+            except StoreUnavailableError as error:
+                if self._office.clock() >= self._plan.deadline:
+                    raise
+                _log.warning("waiting for the store: %s", error)
+                self._office.pause(_PATIENCE)
 
     def _ask_one(self, site: str) -> Decision:
         office = self._office
@@ -385,6 +407,7 @@ class Round:
         for site in sorted(updates):
             flags = flags_of(verdicts[site])
             self._verdicts.finish(site, "admitted", flags=flags, coefficient=made.coefficients[site])
+        self._withdraw(updates)
         self._tell(plan.Committed(self._number))
         return RoundEnd(True, "committed", desk.results(), made)
 
@@ -392,7 +415,14 @@ class Round:
         self._verdicts.expire_the_rest("round_aborted")
         self._verdicts.abort(reason)
         self._office.publish()
+        self._withdraw(())
         return RoundEnd(False, reason, self.desk.results())
+
+    def _withdraw(self, updates: Sequence[str]) -> None:
+        """Let go of the uploads that do not count: nobody may add to them, and no part of them stays."""
+        for site, ticket in self.desk.tickets.items():
+            if site not in updates:
+                self._counter.withdraw(ticket)
 
 
 def _digests(manifest: str) -> dict[str, Any]:

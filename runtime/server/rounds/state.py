@@ -1,6 +1,6 @@
 """The rule's state at the server: a row a plane for every member, sealed to the run's key and the auditor's.
 
-    runs/<run>/states/<version>/<member>-<plane>/{payload,manifest}
+    {payloads,runs}/<run>/states/<version>/<member>-<plane>/{payload,manifest}
 
 Only the members whose updates a commit counts get new rows; the others keep the blobs that they had, whatever became of them in
 the round. `RuleState` says which blob is whose, by digest; the commit carries a salted commitment to it.
