@@ -17,6 +17,7 @@ RuntimeFault
 │   ├── GlobusSetupError        Globus cannot be used from here: a missing extra, a damaged file of tokens
 │   ├── TestCloudError          the environment leads to another cloud than Globus' own
 │   └── AdmissionError          an enrolment that the server does not admit
+├── EndpointError               an endpoint's folder that cannot be written so, or is not what was written
 ├── RunError                    a run that cannot be started or resumed as asked
 ├── SiteError                   why a site gives no receipt
 │   ├── LostStateError          it took part before, and its state folder does not know
@@ -235,6 +236,12 @@ class AdmissionError(GlobusFault):
     def __init__(self, reason: str, what: str, *, where: str = "", remedy: str = "") -> None:
         super().__init__(what, where=where, remedy=remedy)
         self.reason = reason
+
+
+class EndpointError(RuntimeFault):
+    """An endpoint's folder that cannot be written so, or is not what was written."""
+
+    code = "endpoint"
 
 
 class RunError(RuntimeFault):
