@@ -151,7 +151,7 @@ def test_a_service_account_without_a_login_has_no_authentications(
 ) -> None:
     scope = cloud.scope(str(server.client_id), "enrol")
     site = account(cloud, "site")
-    token = site.oauth2_client_credentials_tokens(requested_scopes=scope).by_resource_server[server.client_id][
+    token = site.oauth2_client_credentials_tokens(requested_scopes=scope).by_resource_server[str(server.client_id)][
         "access_token"
     ]
     told = server.oauth2_token_introspect(token, include="identity_set,session_info")

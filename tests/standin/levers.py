@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from .auth import Auth
+from .compute import Compute
 from .faults import Faults
 from .groups import Groups
 from .state import Code, Grant, Person, State, new_id
+from .tasks import Endpoint
 from .tokens import Tokens, plain_scopes
 
 __all__ = ["Levers"]
@@ -17,12 +20,13 @@ __all__ = ["Levers"]
 class Levers:
     """The test's hold on the cloud. Arguments and results are JSON, so that they pass between processes."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, broker_url: str | None = None) -> None:
         self._state = state
         self._faults = Faults()
         self._tokens = Tokens(state)
         self._auth = Auth(state, self._tokens)
         self._groups = Groups(state, self._tokens)
+        self._compute = Compute(state, self._tokens, broker_url)
 
     # Who there is --------------------------------------------------------------------------------------------------
 
@@ -184,6 +188,69 @@ class Levers:
         """Let tokens issued from now on live for ``seconds``."""
         self._state.token_seconds = seconds
 
+    # Compute -------------------------------------------------------------------------------------------------------
+
+    def meddle(
+        self,
+        kind: str,
+        endpoint: str | None = None,
+        times: int | None = 1,
+        seconds: float = 0.0,
+        text: str = "",
+        count: int = 1,
+    ) -> None:
+        """Do something to the next ``times`` tasks or results (None: all) of ``endpoint`` (None: any).
+
+        - lose: accept the task, and never deliver it
+        - redeliver: deliver the task twice, so that it runs twice
+        - repeat: take its result twice, as if the endpoint had sent it twice
+        - delay: take its result ``seconds`` later
+        - hostile: put an object in the result's place that runs the command ``text`` where dill deserialises it
+        - replace: put the serialised ``text`` in the result's place
+        - forget: purge the result after it was fetched once
+        - extra: list ``count`` unknown tasks more in a task group
+        """
+        with self._state.lock:
+            self._compute.meddling.order(kind, endpoint, times, seconds, text, count)
+
+    def clear_meddling(self) -> None:
+        """Forget all that `meddle` ordered."""
+        with self._state.lock:
+            self._compute.meddling.clear()
+
+    def enforce_allowed(self, enforce: bool) -> None:
+        """Say whether the service itself refuses functions that an endpoint does not list; the daemon does so, too."""
+        self._compute.enforce_allowed = enforce
+
+    def online(self, endpoint: str) -> bool:
+        """Return whether the endpoint, or user endpoint, has given a sign of life lately."""
+        with self._state.lock:
+            return self._compute.is_online(endpoint)
+
+    def endpoints(self) -> dict[str, dict[str, Any]]:
+        """Return each endpoint's owner, name, allowed functions, and user endpoints with whether they live."""
+        with self._state.lock:
+            return {each.uuid: self._endpoint(each) for each in self._compute.endpoints.values()}
+
+    def _endpoint(self, endpoint: Endpoint) -> dict[str, Any]:
+        users = [each.uuid for each in self._compute.user_endpoints.values() if each.parent == endpoint.uuid]
+        return {
+            "owner": endpoint.owner,
+            "name": endpoint.document.get("endpoint_name"),
+            "online": self._compute.is_online(endpoint.uuid),
+            "allowed_functions": endpoint.allowed,
+            "public": bool(endpoint.document.get("public")),
+            "multi_user": bool(endpoint.document.get("multi_user")),
+            "metadata": endpoint.document.get("metadata"),
+            "user_endpoints": {user: self._compute.is_online(user) for user in users},
+        }
+
+    def tasks(self, endpoint: str | None = None) -> dict[str, dict[str, Any]]:
+        """Return each task's status, function, endpoint, group, and how often it was delivered, answered and fetched."""
+        with self._state.lock:
+            tasks = [each for each in self._compute.tasks.values() if endpoint in (None, each.endpoint)]
+            return {each.uuid: {**asdict(each), "data": None} for each in tasks}
+
     # Faults --------------------------------------------------------------------------------------------------------
 
     def fault(
@@ -232,6 +299,10 @@ class Levers:
                 "people": {each.identity: each.username for each in self._state.people.values()},
                 "groups": {name: self.members(name) for name in self._state.groups},
                 "tokens": len(self._state.tokens),
+                "endpoints": self.endpoints(),
+                "functions": {name: each.owner for name, each in self._compute.functions.items()},
+                "tasks": self.tasks(),
+                "unknown_results": self._compute.unknown_results,
                 "codes": [_code(each) for each in self._state.codes.values()],
             }
 
