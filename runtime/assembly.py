@@ -26,6 +26,7 @@ from .founding.charter_folder import read_charter_folder
 from .progress import Observer, ignore
 from .server.server import Server
 from .site.site import Site
+from .site.state import PATIENCE
 from .site.steward import Steward
 from .stores.directory import DirectoryGrantClient, DirectoryStore
 from .stores.seam import GrantClient, ObjectStore
@@ -44,8 +45,12 @@ def now() -> int:
     return int(time.time())
 
 
-def open_site(config: SiteConfig, *, clock: Callable[[], int] = now, probe: Probe = silent) -> Site:
+def open_site(
+    config: SiteConfig, *, clock: Callable[[], int] = now, patience: float = PATIENCE, probe: Probe = silent
+) -> Site:
     """Return the site that ``config`` describes, ready to take deliveries. Its data is loaded at its first training.
+
+    Another process of this site is waited for, ``patience`` seconds.
 
     Raises:
         CharterError, CustodyError, ConfigError, JournalError: what is wrong, and where.
@@ -63,6 +68,7 @@ def open_site(config: SiteConfig, *, clock: Callable[[], int] = now, probe: Prob
         steward=_steward(config, charter, clock, probe),
         clock=clock,
         marker=config.keys.with_name(f"{config.keys.name}.state-id"),
+        patience=patience,
         probe=probe,
     )
 

@@ -12,10 +12,12 @@ from typing import Annotated
 import typer
 
 from .output import JsonFlag, check_row, emit, plain
+from .site_answer import answer
 from .site_endpoint import endpoint
 from .site_enrol import enrol
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run and check one institution's site.")
+app.command()(answer)
 app.command()(endpoint)
 app.command()(enrol)
 

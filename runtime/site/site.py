@@ -63,7 +63,7 @@ from .checks import Standing, Verified, verify_delivery
 from .keys import rebuild, remember
 from .memory import SiteMemory
 from .outbox import Outbox
-from .state import SiteState
+from .state import PATIENCE, SiteState
 from .steward import Steward
 from .work import Done, Workshop, metrics_commitment, require_grants, run_key
 
@@ -90,11 +90,13 @@ class Site:
         steward: Steward,
         clock: Callable[[], int],
         marker: Path | None = None,
+        patience: float = PATIENCE,
         probe: Probe = silent,
     ) -> None:
         """Open the site's state; ``trainers`` builds the trainer of a run, beside this site's data, ``steward`` guards them.
 
-        ``marker`` is a file outside ``state`` by which a lost state is noticed (`SiteState.bind`).
+        ``marker`` is a file outside ``state`` by which a lost state is noticed (`SiteState.bind`); ``patience`` the seconds
+        to wait for another process of this site.
 
         Raises:
             JournalError: another process is at work on ``state``.
@@ -110,7 +112,7 @@ class Site:
         self._parties = Parties(
             charter, KeyHistory.from_charter(charter.charter.federation, charter.statements.values())
         )
-        self._state = SiteState(state, probe=probe)
+        self._state = SiteState(state, probe=probe, patience=patience)
         try:
             if marker is not None:
                 self._state.bind(marker)

@@ -31,9 +31,9 @@ from ..drafts import remove_drafts
 from ..errors import LostStateError
 from ..journal import Journal
 
-__all__ = ["OpenTicket", "SiteState"]
+__all__ = ["PATIENCE", "OpenTicket", "SiteState"]
 
-_PATIENCE = 3600.0
+PATIENCE = 3600.0
 """Seconds to wait for an earlier process of this site that still ends its work; the server's deadlines go on meanwhile."""
 
 
@@ -55,11 +55,11 @@ class OpenTicket:
 class SiteState:
     """Typed access to a site's journal and spool folder."""
 
-    def __init__(self, folder: Path, *, probe: Probe = silent) -> None:
+    def __init__(self, folder: Path, *, probe: Probe = silent, patience: float = PATIENCE) -> None:
         make_folder(folder, 0o700)
         self.spool = make_folder(folder / "spool", 0o700)
         self.models = make_folder(folder / "models", 0o700)
-        self.journal = Journal(folder / "site.sqlite", probe=probe, patience=_PATIENCE)
+        self.journal = Journal(folder / "site.sqlite", probe=probe, patience=patience)
         for owned in (self.spool, self.models):
             remove_drafts(owned)  # an earlier life's; the journal's lock says that there is no other now
 
