@@ -13,6 +13,7 @@ from ..trust.charter.signing import SignedCharter
 from ..trust.group import Authorizer, RosterAuthorizer
 from ..trust.keys.custody import load_folder
 from ..trust.keys.member import MemberKeys
+from ..trust.keys.signing import Signer
 from .config import (
     DirectoryStoreConfig,
     LocalTransportConfig,
@@ -22,6 +23,7 @@ from .config import (
     StoreConfig,
 )
 from .errors import ConfigError
+from .founding.admissions import LinkedIdentities
 from .founding.charter_folder import read_charter_folder
 from .progress import Observer, ignore
 from .server.server import Server
@@ -63,7 +65,7 @@ def open_site(
         keys=keys,
         state=config.state,
         store=_grant_client(config.store, probe),
-        authorizer=_authorizer(config, charter, clock),
+        authorizer=_authorizer(config, charter, keys.signer, clock),
         trainers=site_trainers(config),
         steward=_steward(config, charter, clock, probe),
         clock=clock,
@@ -119,7 +121,8 @@ def open_server(
         state=config.state,
         log=config.log,
         store=open_store(config.store, probe),
-        authorizer=_authorizer(config, charter, clock),
+        authorizer=_authorizer(config, charter, keys.signer, clock),
+        admissions=config.admissions_folder,
         transport=transport,
         clock=clock,
         observe=observe,
@@ -156,7 +159,9 @@ def _charter_and_keys(config: SiteConfig | ServerConfig, clock: Callable[[], int
     return charter, keys
 
 
-def _authorizer(config: SiteConfig | ServerConfig, charter: SignedCharter, clock: Callable[[], int]) -> Authorizer:
+def _authorizer(
+    config: SiteConfig | ServerConfig, charter: SignedCharter, signer: Signer, clock: Callable[[], int]
+) -> Authorizer:
     group = charter.charter.group
     if group.authorizer == "globus":
         if config.globus is None:
@@ -167,8 +172,10 @@ def _authorizer(config: SiteConfig | ServerConfig, charter: SignedCharter, clock
             )
         from .globus.authorizer import open_authorizer
 
-        admissions = config.admissions if isinstance(config, ServerConfig) else None
-        return open_authorizer(config.globus, group.id, clock, admissions=admissions)
+        if not isinstance(config, ServerConfig):
+            return open_authorizer(config.globus, group.id, clock)
+        linked = LinkedIdentities(config.admissions_folder, signer.public)
+        return open_authorizer(config.globus, group.id, clock, admissions=linked)
     if config.roster is None:
         raise ConfigError(
             "the charter's group is a roster file, and none is configured", where="roster", remedy="Name the file."

@@ -33,7 +33,7 @@ from .keys.sealing import OpeningKey, SealingKey, SealSuite
 from .keys.statement import KeyStatement, verify_statement
 from .messages import Enrolment
 
-__all__ = ["OpenedEnrolment", "SealedEnrolment", "open_enrolment", "seal_enrolment"]
+__all__ = ["OpenedEnrolment", "SealedEnrolment", "open_enrolment", "require_fingerprint", "seal_enrolment"]
 
 _LIMIT = 1 << 18
 
@@ -66,6 +66,21 @@ class OpenedEnrolment:
     token: str | None = field(repr=False)
 
 
+def require_fingerprint(server_key: SealingKey, typed: str) -> None:
+    """Refuse a server key whose fingerprint is not the one that was typed: ask before a token is made for it.
+
+    Raises:
+        CharterError: what was typed is no fingerprint.
+        MailboxError: it is another key's.
+    """
+    if read_fingerprint(typed) != server_key.key_id:
+        raise MailboxError(
+            "the typed fingerprint is not that of this server key",
+            where="enrolment",
+            remedy="Send nothing. Compare again with the server's officer, by telephone.",
+        )
+
+
 def seal_enrolment(
     signed: Signed[Enrolment], server_key: SealingKey, *, token: str | None, typed_fingerprint: str
 ) -> SealedEnrolment:
@@ -75,12 +90,7 @@ def seal_enrolment(
         CharterError: what was typed is no fingerprint.
         MailboxError: another fingerprint, an enrolment for another key, or a token whose hash is not in the statement.
     """
-    if read_fingerprint(typed_fingerprint) != server_key.key_id:
-        raise MailboxError(
-            "the typed fingerprint is not that of this server key",
-            where="enrolment",
-            remedy="Send nothing. Compare again with the server's officer, by telephone.",
-        )
+    require_fingerprint(server_key, typed_fingerprint)
     _require_bound(signed.document, server_key, token)
     federation = signed.document.federation
     inside = canonical({"enrolment": signed.raw.decode("ascii"), "token": token})

@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from counterseal.audit.events import EVENTS
 from counterseal.runtime.config import json_schema
 from counterseal.runtime.delivery import Answer, Delivery
+from counterseal.runtime.founding.admissions import Admission
 from counterseal.runtime.founding.draft import Request
 from counterseal.runtime.stores.grants import Grant
 from counterseal.trust.blob.manifest import Manifest
@@ -35,7 +36,7 @@ __all__ = ["DOCUMENTS", "FOLDER", "OTHERS", "schemas"]
 FOLDER = Path(__file__).parent / "schemas"
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
-DOCUMENTS: tuple[type[Document], ...] = (Ticket, Manifest, KeyStatement, Charter, *KINDS.values())
+DOCUMENTS: tuple[type[Document], ...] = (Ticket, Manifest, KeyStatement, Charter, Admission, *KINDS.values())
 """What is signed, by itself: the payload of an envelope of this kind."""
 
 OTHERS: dict[str, type[Model]] = {

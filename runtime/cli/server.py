@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .output import EnvironmentFault, JsonFlag, console, emit, fields, jsonable, plain
+from .server_admit import admit
 from .server_function import function
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .watch import Watch
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run a federation's server, and look at it.")
+app.command()(admit)
 app.command()(function)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The server's YAML file.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -93,7 +94,7 @@ class ServerConfig(_Party):
     transport: TransportConfig
     """How deliveries reach the sites."""
     admissions: ConfigPath | None = None
-    """The folder in which `counterseal server admit` keeps what it decided, to be logged at the next start."""
+    """The private folder in which `counterseal server admit` keeps what it decided; by default in `state`."""
     run: _Run
     """The run: written here, or the path of its file (`load_server` puts the file's content here)."""
     loader: LoaderConfig | None = None
@@ -108,6 +109,11 @@ class ServerConfig(_Party):
         if isinstance(self.transport, ComputeTransportConfig) and self.globus is None:
             raise ValueError("transport.kind: globus-compute needs the block globus")
         return self
+
+    @property
+    def admissions_folder(self) -> Path:
+        """Where admissions are kept: `admissions`, or by default a folder of the state."""
+        return self.state / "admissions" if self.admissions is None else self.admissions
 
     @property
     def run_config(self) -> RunConfig:

@@ -33,6 +33,7 @@ from ..stores.seam import ObjectStore
 from ..training.seam import Array, Trainer
 from ..transports.seam import Transport
 from .correspondence.filing import Filing
+from .enrolments import log_admissions
 from .gate import Gate
 from .notary import Notary
 from .office import Office
@@ -59,11 +60,12 @@ class Server:
         store: ObjectStore,
         authorizer: Authorizer,
         transport: Transport,
+        admissions: Path | None = None,
         clock: Callable[[], int] = _now,
         observe: Observer = ignore,
         probe: Probe = silent,
     ) -> None:
-        """Open the server's folders.
+        """Open the server's folders; ``admissions`` holds what it decided about enrolments.
 
         Raises:
             JournalError, LogBusyError: another process is at work on them.
@@ -72,6 +74,7 @@ class Server:
         """
         self._charter = charter
         self._transport = transport
+        self._admissions = admissions
         identity = charter.charter.server
         if keys.checkpoint is None or keys.key_ids != charter.statements[identity].document.key_ids:
             raise CustodyError("these are not the keys that the charter names for its server", where=identity)
@@ -121,6 +124,8 @@ class Server:
         self._claim_place()
         self._forget_old_keys()
         self._create_federation()
+        if self._admissions is not None:
+            log_admissions(self._office, self._charter, self._admissions)
         self._office.filing.take_inbox()
         office = self._office
         if evaluator is not None:

@@ -1,4 +1,4 @@
-"""The published vectors of canonical.md, ticket.md, events.md and delivery.md, and the schemas: read as a stranger would."""
+"""The published vectors of the pages here (see `write`), and the schemas: read as a stranger would."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from counterseal.audit.events import EVENTS, ReceiptFile, open_event
 from counterseal.errors import CountersealError
 from counterseal.runtime.config.privacy import RunPrivacy
 from counterseal.runtime.delivery import Answer, Delivery
+from counterseal.runtime.founding.admissions import Admission
 from counterseal.runtime.server.correspondence.receipts import read_answer
 from counterseal.runtime.transports.frames import read_frame, write_frame
 from counterseal.trust import dsse
 from counterseal.trust.canonical import canonical, parse
+from counterseal.trust.documents import open_document
 from counterseal.trust.keys.signing import VerifyingKey
 from counterseal.trust.terms import PrivacyTerms
 from counterseal.trust.tickets import open_ticket
@@ -37,6 +39,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 CANONICAL, TICKET, EVENT, DELIVERY = (load(name) for name in ("canonical", "ticket", "events", "delivery"))
+ADMISSION = load("admission")
 ENVELOPES = CANONICAL["envelopes"]
 
 
@@ -134,6 +137,18 @@ def test_a_receipt_says_what_it_cost(case: dict[str, Any]) -> None:
         open_event(case["leaf"].encode(), key)
 
 
+@named(ADMISSION["cases"])
+def test_admission(case: dict[str, Any]) -> None:
+    key = VerifyingKey("ed25519", bytes.fromhex(ADMISSION["public"]))
+    if case["code"] is None:
+        found = open_document(Admission, case["record"].encode(), key).document
+        assert found.payload() == dsse.read(case["record"].encode()).payload
+        assert found.statement.document.identity == found.decision.identity
+        return
+    with refused(case["code"]):
+        open_document(Admission, case["record"].encode(), key)
+
+
 @named(DELIVERY["deliveries"])
 def test_delivery(case: dict[str, Any]) -> None:
     raw = json.dumps(case["delivery"]).encode()
@@ -220,6 +235,9 @@ def test_good_vectors_fit_the_schemas_and_odd_ones_do_not() -> None:
     for case in TICKET["cases"]:
         payload = json.loads(dsse.read(case["ticket"].encode()).payload)
         assert validator("ticket").is_valid(payload) == case["fits_schema"], case["name"]
+    for case in ADMISSION["cases"]:
+        payload = json.loads(dsse.read(case["record"].encode()).payload)
+        assert validator("admission").is_valid(payload) == case["fits_schema"], case["name"]
     for case in EVENT["receipts"]:
         payload = json.loads(dsse.read(case["leaf"].encode()).payload)
         assert validator("event").is_valid(payload) == (case["code"] is None), case["name"]

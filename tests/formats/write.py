@@ -1,4 +1,4 @@
-"""Write the vectors of canonical.md, ticket.md, events.md and delivery.md, and the table in events.md. The same every time.
+"""Write the vectors of canonical, ticket, events, delivery and admission, and the table in events.md. The same every time.
 
 python -m counterseal.tests.formats.write
 """
@@ -289,6 +289,60 @@ def delivery_vectors() -> Row:
     }  # fmt: skip
 
 
+def admission_vectors() -> Row:
+    """Return records of a server's decisions about the enrolment of the mailbox's vectors."""
+    enrolment = (VECTORS / "mailbox" / "plain.enrolment.counterseal.json").read_text()
+    decision: Row = {
+        "identity": "north", "role": "site", "allowed": True, "reason": "active", "source": "globus group", "time": NOW,
+    }  # fmt: skip
+    rules: Row = {"max_session_age": 28_800, "mfa": True, "service_account": False}
+    shown: Row = {
+        "identity_set": ["north", "north2"], "client": "application", "authenticated": "north2", "mfa": True, "session_age": 240,
+    }  # fmt: skip
+    value: Row = {
+        "federation": FEDERATION, "server": SERVER, "time": NOW, "enrolment": enrolment, "decision": decision, "rules": rules,
+        "shown": shown,
+    }  # fmt: skip
+    program = {**shown, "authenticated": None, "mfa": None, "session_age": None}
+    no = {**decision, "allowed": False, "reason": "session_old", "source": "token"}
+
+    def raw(by: str = SERVER, form: str = "admission", **changes: Any) -> str:
+        return dsse.sign(canonical({**value, **changes}), kind=form, signer=signer(by)).decode()
+
+    table: list[tuple[str, str, str | None]] = [
+        ("admitted", raw(), None),
+        ("a program", raw(rules={**rules, "service_account": True}, shown=program), None),
+        ("a roster", raw(rules=None, shown=None), None),
+        ("refused", raw(decision=no, shown=None), None),
+        ("a token inside", raw(token="text"), "malformed"),
+        ("a token in what it showed", raw(shown={**shown, "token": "text"}), "malformed"),
+        ("decided about another", raw(decision={**decision, "identity": "east"}), "malformed"),
+        ("of another federation", raw(federation="heart"), "malformed"),
+        ("linked to others only", raw(shown={**shown, "identity_set": ["north2"]}), "malformed"),
+        ("no identities", raw(shown={**shown, "identity_set": []}), "malformed"),
+        ("no enrolment", raw(enrolment="{}"), "malformed"),
+        ("another message", raw(enrolment=signed("key.enrol").decode()), "malformed"),
+        ("free text as a reason", raw(decision={**decision, "reason": "Was here."}), "malformed"),
+        ("a login in the future", raw(shown={**shown, "session_age": -1}), "malformed"),
+        ("signed by a site", raw(by="east"), "signature"),
+        ("an event's envelope", raw(form="event"), "signature"),
+    ]
+    beyond = {
+        "decided about another",
+        "of another federation",
+        "linked to others only",
+        "no enrolment",
+        "another message",
+    }
+    return {
+        "public": signer(SERVER).public.public.hex(),
+        "cases": [
+            {"name": name, "record": text, "code": code, "fits_schema": code != "malformed" or name in beyond}
+            for name, text, code in table
+        ],
+    }
+
+
 def all_vectors() -> dict[str, Row]:
     """Return folder name -> vectors."""
     return {
@@ -296,6 +350,7 @@ def all_vectors() -> dict[str, Row]:
         "ticket": ticket_vectors(),
         "events": event_vectors(),
         "delivery": delivery_vectors(),
+        "admission": admission_vectors(),
     }
 
 

@@ -1,0 +1,220 @@
+"""`counterseal server admit`: decide about enrolments, and put admitted key statements beside the charter's draft."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from .output import JsonFlag, check_row, emit, plain, redact
+
+if TYPE_CHECKING:
+    from ...trust.group import Authorizer
+    from ...trust.keys.member import MemberKeys
+    from ..config import GlobusConfig, ServerConfig
+    from ..founding.admissions import Admission
+    from ..founding.desk import Auth, Desk, Place
+
+__all__ = ["admit"]
+
+_LIMIT = 64 << 10
+Row = dict[str, Any]
+
+
+def admit(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The server's YAML file.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILE...", help="Sealed enrolments; without any, statements are written again."),
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option(metavar="UUID", help="The Globus group, before a charter names it.")
+    ] = None,
+    role: Annotated[Literal["site", "auditor"], typer.Option(help="In which role the group must name them.")] = "site",
+    statement: Annotated[
+        Path | None,
+        typer.Option(help="The server's own key statement, before there is a charter; by default beside --config."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="For admitted statements; by default proposal/statements.")] = None,
+    max_session_age: Annotated[
+        int, typer.Option(min=60, max=172_800, help="Seconds that may have passed since the person logged in.")
+    ] = 28_800,
+    require_mfa: Annotated[
+        bool, typer.Option("--require-mfa/--no-mfa", help="Whether the login must have had more than one factor.")
+    ] = True,
+    service_account: Annotated[
+        list[str] | None, typer.Option(metavar="IDENTITY", help="A program that may enrol, though it logs in nowhere.")
+    ] = None,
+    nonce: Annotated[str | None, typer.Option(help="What you handed out for this one enrolment.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Open enrolments, check each token and membership once, and record every decision.
+
+    An admission makes no key valid: the charter does, which every member signs. Exit code 1 if one was not admitted.
+
+    Example: counterseal server admit --config server.yaml --group UUID *.enrolment.counterseal.json
+    """
+    if nonce is not None and len(files or []) != 1:
+        raise typer.BadParameter("a nonce belongs to one enrolment", param_hint="--nonce")
+    from ...trust.keys.custody import load_folder
+    from ..config import load_server
+    from ..founding.admissions import Admissions
+    from ..founding.desk import Desk, publish_statements
+
+    settings = load_server(config)
+    beside = config.absolute().parent
+    keys = load_folder(settings.keys, settings.passphrase.source().obtain())
+    place, named = _place(settings, statement or beside / "key-statement.counterseal.json", keys)
+    admissions = Admissions(settings.admissions_folder, keys.signer.public)
+    folder = out or beside / "proposal" / "statements"
+    rows: list[Row] = []
+    if admissions.records():
+        publish_statements(admissions, folder)
+    with ExitStack() as stack:
+        if files:
+            auth = _auth(settings.globus, stack, max_session_age, require_mfa, service_account or [])
+            authorizer = _authorizer(settings, named or group)
+            desk = Desk(place, keys, admissions, authorizer, _now, role=role, auth=auth)
+            rows = [_decide(desk, path, nonce) for path in files]
+    published = publish_statements(admissions, folder)
+    _tell(rows, published, role, folder, as_json)
+    if any(not row["admitted"] for row in rows):
+        raise typer.Exit(1)
+
+
+def _now() -> int:
+    return int(time.time())
+
+
+def _place(settings: ServerConfig, statement: Path, keys: MemberKeys) -> tuple[Place, str | None]:
+    """Return whom the desk speaks for, and the group that the charter names, if there is a charter yet."""
+    from ...trust.errors import CustodyError
+    from ...trust.strict_yaml import read_regular_file
+    from ..founding.charter_folder import read_charter_folder
+    from ..founding.desk import Place
+    from ..founding.enrol import read_server_statement
+
+    if (settings.charter / "charter.json").is_file():
+        charter = read_charter_folder(settings.charter, now=_now())
+        own, group = charter.statements[charter.charter.server], charter.charter.group.id
+    else:
+        own = read_server_statement(
+            read_regular_file(statement, limit=_LIMIT, what="key statement").strip(), now=_now()
+        )
+        group = None
+    if own.document.key_ids != keys.key_ids or own.document.identity != settings.identity:
+        raise CustodyError("these are not the keys of the server's statement", where=settings.identity)
+    return Place(own.document.federation, own.document.log_origin, settings.identity), group
+
+
+def _auth(
+    globus: GlobusConfig | None, stack: ExitStack, age: int, mfa: bool, service_accounts: Sequence[str]
+) -> Auth | None:
+    if globus is None:
+        return None
+    from ..founding.desk import Auth
+    from ..globus.credentials import Credentials, enrolment_scope
+    from ..globus.examination import TokenRules, introspector
+
+    credentials = stack.enter_context(Credentials.open(globus))
+    rules = TokenRules(
+        server=globus.client_id,
+        scope=enrolment_scope(globus.client_id),
+        clients=frozenset(globus.clients),
+        max_session_age=age,
+        require_mfa=mfa,
+        service_accounts=frozenset(service_accounts),
+    )
+    return Auth(introspector(credentials), rules)
+
+
+def _authorizer(settings: ServerConfig, group: str | None) -> Authorizer:
+    from ..errors import ConfigError
+
+    if settings.globus is not None:
+        from ..globus.authorizer import open_authorizer
+
+        if group is None:
+            raise ConfigError("which group?", where="--group", remedy="Name the Globus group's UUID: --group UUID.")
+        return open_authorizer(settings.globus, group, _now)
+    from ...trust.group import RosterAuthorizer
+
+    if settings.roster is None:
+        raise ConfigError("no group is configured", where="roster", remedy="Name a block globus, or a roster file.")
+    return RosterAuthorizer(settings.roster, _now, group=group)
+
+
+def _decide(desk: Desk, path: Path, nonce: str | None) -> Row:
+    """Decide about one file; an outage ends the command, since the next file would fare no better."""
+    from ...trust.errors import TrustError
+    from ...trust.mailbox import LIMIT
+    from ...trust.strict_yaml import read_regular_file
+    from ..errors import AdmissionError
+
+    try:
+        record = desk.decide(read_regular_file(path, limit=LIMIT, what="enrolment", follow=False).strip(), nonce=nonce)
+    except AdmissionError as error:
+        return {"file": str(path), "admitted": False, "reason": error.reason, "what": error.what, "mend": error.remedy}
+    except TrustError as error:
+        return {"file": str(path), "admitted": False, "reason": error.code, "what": error.what, "mend": error.remedy}
+    return {"file": str(path), "admitted": True, **_about(record.document)}
+
+
+def _about(admission: Admission) -> Row:
+    shown, statement = admission.shown, admission.statement
+    return {
+        "identity": admission.decision.identity,
+        "endpoint": admission.claimed.endpoint,
+        "digest": statement.digest,
+        "authenticated": None if shown is None else shown.authenticated,
+        "mfa": None if shown is None else shown.mfa,
+        "session_age": None if shown is None else shown.session_age,
+    }
+
+
+def _tell(rows: list[Row], published: dict[str, Path], role: str, folder: Path, as_json: bool) -> None:
+    if as_json:
+        emit({"decisions": rows, "statements": {name: str(path) for name, path in published.items()}})
+        return
+    for row in rows:
+        if row["admitted"]:
+            check_row(True, row["identity"], _login(row))
+        else:
+            check_row(False, Path(row["file"]).name, f"{row['what']} ({row['reason']})")
+            if row["mend"]:
+                typer.echo(f"      mend: {plain(redact(row['mend']))}")
+    admitted = [row for row in rows if row["admitted"]]
+    if admitted:
+        _stanzas(admitted, role, folder)
+    elif not rows:
+        typer.echo(f"{len(published)} key statements in {plain(folder)}")
+
+
+def _login(row: Row) -> str:
+    from ...trust.charter.signing import fingerprint
+
+    age, factors = row["session_age"], {True: ", more than one factor", False: ", one factor"}.get(row["mfa"], "")
+    login = "no login" if age is None else f"logged in {age} s ago{factors}"
+    return f"admitted; {login}; key statement {fingerprint(row['digest'])}"
+
+
+def _stanzas(admitted: list[Row], role: str, folder: Path) -> None:
+    from ..founding.desk import statement_file
+
+    typer.echo("\nFor charter.yaml, under members (give each its name and weight):\n")
+    for row in admitted:
+        typer.echo(f'  - identity: "{row["identity"]}"')
+        typer.echo("    name: The name of the institution")
+        typer.echo(f"    roles: [{role}]")
+        if role == "site":
+            typer.echo("    weight: 1.0")
+        typer.echo(f"    statement: {plain(folder.name)}/{statement_file(row['identity'])}")
+    reached = [row for row in admitted if row["endpoint"] is not None]
+    if reached:
+        typer.echo("\nFor server.yaml, under transport.endpoints:\n")
+    for row in reached:
+        typer.echo(f'    "{row["identity"]}": "{row["endpoint"]}"')
