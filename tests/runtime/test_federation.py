@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from counterseal.audit.events import AggregateCommit, Event, RunEnd, RunStart, UpdateReject, peek_event
+from counterseal.audit.events import AggregateCommit, Event, RunEnd, RunStart, TicketExpire, UpdateReject, peek_event
 from counterseal.parameters import Schema, decode
 from counterseal.runtime.config import EvaluationConfig
+from counterseal.runtime.delivery import ANSWER_BYTES
 from counterseal.runtime.errors import RunError
 from counterseal.runtime.progress import Progress, RoundDone, SiteDone
+from counterseal.runtime.transports.seam import Arrival
 from counterseal.trust.canonical import canonical, parse
 
 from ..federation import SERVER, DirectTransport, Federation, run_config
@@ -399,7 +401,8 @@ def test_a_late_receipt_is_logged_and_its_update_named_late(tmp_path: Path) -> N
 
     with sites_of(federation) as transport:
         config = run_config(rounds=2, minimum_sites=3)
-        result, log, _ = play(federation, Slow(transport.sites, clock=federation.clock), config)
+        late_transport = Slow(transport.sites, meddle=without_leave_to_store, clock=federation.clock)
+        result, log, _ = play(federation, late_transport, config)
     assert result.outcome == "completed"
     late = [event for event in log if event.type == "update.late"]
     assert [event.site for event in late] == [slow]  # type: ignore[attr-defined]
@@ -407,6 +410,105 @@ def test_a_late_receipt_is_logged_and_its_update_named_late(tmp_path: Path) -> N
     assert slow not in [one.site for one in commits[0].inputs]
     receipts = [event for event in log if event.type == "receipt.file" and event.actor == slow]
     assert len(receipts) == len({event.ticket for event in receipts})  # type: ignore[attr-defined]
+
+
+def without_leave_to_store(site: str, delivery: bytes) -> bytes:
+    """The delivery without the grant for the answer object, so that an answer is nowhere but on its way."""
+    found = parse(delivery, limit=len(delivery))
+    return canonical({**found, "grants": {**found["grants"], "answer": None}})
+
+
+@pytest.mark.parametrize("variant", ["plain", "commit before upload"])
+def test_an_answer_that_got_lost_is_found_in_the_store(tmp_path: Path, variant: str) -> None:
+    federation = Federation.make(tmp_path / "fed", 4, **VARIANTS[variant])
+    silent = federation.sites[2]
+    lost: Counter[str] = Counter()
+
+    def lose(site: str, answer: bytes) -> bytes | None:
+        # Every answer of one site gets lost that lies in the store.
+        if site != silent or parse(answer, limit=len(answer))["manifest"] is None or not parse(answer)["uploaded"]:
+            return answer
+        lost[site] += 1
+        return None
+
+    with sites_of(federation) as transport:
+        transport.answers = lose
+        result, log, _ = play(federation, transport, run_config(rounds=2))
+    assert (result.outcome, lost[silent]) == ("completed", 2)
+    commits = [event for event in log if isinstance(event, AggregateCommit)]
+    assert [silent in [one.site for one in commit.inputs] for commit in commits] == [True, True]
+    assert not [event for event in log if event.type in {"ticket.expire", "update.late"}]
+
+
+def test_an_errands_answers_are_found_in_the_store(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "fed", 4)
+
+    def lose(site: str, answer: bytes) -> bytes | None:
+        found = parse(answer, limit=len(answer))
+        return None if found["receipt"] is not None and found["manifest"] is None else answer  # witness and receive
+
+    with sites_of(federation) as transport:
+        transport.answers = lose
+        result, log, _ = play(federation, transport, run_config(rounds=1))
+    assert (result.outcome, result.witnessed) == ("completed", True)
+    assert not [event for event in log if event.type == "ticket.expire"]
+
+
+def test_rubbish_in_the_store_does_not_cost_a_site_its_place(tmp_path: Path) -> None:
+    federation = Federation.make(tmp_path / "fed", 4)
+    slow = federation.sites[0]
+    held: list[Any] = []
+
+    class Slow(DirectTransport):
+        """Holds one site's answer until the server has looked into the store, where something else lies."""
+
+        looked = 0
+
+        def poll(self, timeout: float) -> list[Any]:
+            found = super().poll(timeout)
+            mine = [one for one in found if one.site == slow and parse(one.answer, limit=1 << 20)["manifest"]]
+            held.extend(mine)
+            found = [one for one in found if one not in mine]
+            if held and not found:
+                self.looked += 1
+                for object_ in federation.folder.glob(f"store/**/*{held[0].ticket}*/answer*"):
+                    spoil(object_)
+                if self.looked > 15:
+                    found, held[:] = list(held), []
+            return found
+
+    def spoil(path: Path) -> None:
+        if path.is_file() and path.stat().st_size == ANSWER_BYTES and b"receipt" in path.read_bytes():
+            path.chmod(0o600)
+            path.write_bytes(b'{"ticket":null}'.ljust(ANSWER_BYTES))
+            spoiled.append(path)
+
+    spoiled: list[Path] = []
+    with sites_of(federation) as transport:
+        result, log, _ = play(federation, Slow(transport.sites, clock=federation.clock), run_config(rounds=1))
+    commit = next(event for event in log if isinstance(event, AggregateCommit))
+    assert (result.outcome, slow in [one.site for one in commit.inputs]) == ("completed", True)
+    assert spoiled
+
+
+@pytest.mark.parametrize("failure", ["endpoint_refused", "endpoint_unknown"])
+def test_a_hopeless_failure_is_not_tried_again_in_the_round(tmp_path: Path, failure: str) -> None:
+    federation = Federation.make(tmp_path / "fed", 4)
+    away, dispatched = federation.sites[1], Counter[str]()
+
+    class Refusing(DirectTransport):
+        def dispatch(self, site: str, ticket: str, delivery: bytes) -> None:
+            if site == away and parse(delivery, limit=len(delivery))["grants"]["update"] is not None:
+                dispatched[site] += 1
+                self.waiting.append(Arrival(site, ticket, None, failure))
+            else:
+                super().dispatch(site, ticket, delivery)
+
+    with sites_of(federation) as transport:
+        config = run_config(rounds=1, minimum_sites=3, retries=2)
+        result, log, _ = play(federation, Refusing(transport.sites, clock=federation.clock), config)
+    assert (result.outcome, dispatched[away]) == ("completed", 1)
+    assert [e.reason for e in log if isinstance(e, TicketExpire) and e.site == away] == [failure]
 
 
 def test_a_runs_key_is_erased_after_the_dispute_window(tmp_path: Path) -> None:

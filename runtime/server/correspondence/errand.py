@@ -29,6 +29,7 @@ from ...transports.seam import Arrival
 from ..office import Office, RunFile
 from ..rounds.verdicts import ticket_issue
 from .late import file_late
+from .lookout import Lookout
 from .receipts import Filed, file_receipt, read_answer, stored_answer
 from .tickets import Counter, Issued, Leave
 
@@ -148,7 +149,7 @@ class Errands:
     def _ask(self, errand: Errand, desk: _Desk, deadline: float, enough: Callable[[], bool]) -> None:
         office = self._office
         desk.again |= dict.fromkeys(desk.waiting, office.clock())
-        end, satisfied = deadline, False
+        end, satisfied, lookout = deadline, False, Lookout(office, self._run)
         while desk.waiting and office.clock() < end:
             if not satisfied and enough():
                 satisfied, end = True, min(deadline, office.clock() + _GRACE)
@@ -158,6 +159,8 @@ class Errands:
                     self._send(errand, desk.waiting[digest], desk)
             for arrival in office.transport.poll(_PAUSE if desk.again else 1.0):
                 self._take(arrival, desk)
+            for arrival in lookout.look({digest: one.order.site for digest, one in desk.waiting.items()}):
+                self._take(arrival, desk, stored=True)
 
     def _send(self, errand: Errand, ticket: Issued, desk: _Desk) -> None:
         if self._counter.over(ticket):
@@ -170,7 +173,7 @@ class Errands:
         delivery = self._counter.deliver(ticket, grants=grants, witnessed=errand.witnessed, pinned=pinned)
         self._office.transport.dispatch(ticket.order.site, ticket.digest, delivery)
 
-    def _take(self, arrival: Arrival, desk: _Desk) -> None:
+    def _take(self, arrival: Arrival, desk: _Desk, *, stored: bool = False) -> None:
         ticket = desk.waiting.get(arrival.ticket)
         if ticket is None or ticket.order.site != arrival.site:
             file_late(self._office, self._file, self._counter, arrival)
@@ -189,9 +192,11 @@ class Errands:
                 return
         except CountersealError as error:
             _log.warning("an answer of %s does not count: %s", arrival.site, error)
-            desk.waiting.pop(digest)
+            if not stored:
+                desk.waiting.pop(digest)
             return
-        self._refused(ticket, answer, desk)
+        if not stored:
+            self._refused(ticket, answer, desk)
 
     def _file_answer(self, ticket: Issued, answer: Answer, desk: _Desk) -> None:
         desk.filed[ticket.order.site] = file_receipt(self._office, self._file, ticket, answer)

@@ -41,6 +41,7 @@ from ...errors import GrantError, StoreUnavailableError
 from ...progress import RoundStarted, SiteDone
 from ...transports.seam import Arrival
 from ..correspondence.late import file_late
+from ..correspondence.lookout import Lookout
 from ..correspondence.receipts import Filed, file_receipt, read_answer, stored_answer
 from ..correspondence.tickets import Counter, Issued, Leave
 from ..models import Models
@@ -58,15 +59,21 @@ _PATIENCE = 1.0
 
 _RETRYABLE = frozenset(
     {
+        "busy",
         "checkpoint_rollback",
         "consistency_needed",
         "grant",
         "ledger_unavailable",
         "outage",
-        "site_process_ended",
+        "site_unavailable",
         "store_unavailable",
     }
 )
+"""What a site says when nothing is decided yet."""
+_HOPELESS = frozenset(
+    {"delivery_too_large", "endpoint_refused", "endpoint_unknown", "function_unknown", "globus_refused"}
+)
+"""What a transport says when the same delivery would fail the same way."""
 _RESENDS = 3
 
 
@@ -105,6 +112,7 @@ class Round:
         self._witnessed = witnessed
         self.desk = Desk(file.start.run, version, attempt)
         self._verdicts = Verdicts(office, self.desk)
+        self._lookout = Lookout(office, file.start.run)
         self._by_digest: dict[str, str] = {}
         self._started: dict[str, float] = {}
         self._resent: dict[str, int] = {}
@@ -220,7 +228,7 @@ class Round:
 
     def _send(self, site: str) -> None:
         desk = self.desk
-        if site in desk.admitted or site in desk.done:
+        if not self._waits_for(site):
             return
         ticket, two_steps = desk.tickets[site], self._office.parties.charter.commit_before_upload
         if self._counter.over(ticket):
@@ -244,28 +252,35 @@ class Round:
         todo: list[plan.Decision] = []
         for arrival in self._office.transport.poll(_PATIENCE):
             todo += self._take(arrival)
+        silent = {digest: site for digest, site in self._by_digest.items() if self._waits_for(site)}
+        for arrival in self._lookout.look(silent):
+            todo += self._take(arrival, stored=True)
         if self._office.parties.charter.commit_before_upload:
             self._close_receipts()
         return (*todo, *self._tell(plan.Tick()))
 
-    def _take(self, arrival: Arrival) -> tuple[plan.Decision, ...]:
+    def _waits_for(self, site: str) -> bool:
+        return site not in self.desk.admitted and site not in self.desk.done
+
+    def _take(self, arrival: Arrival, *, stored: bool = False) -> tuple[plan.Decision, ...]:
         site = self._by_digest.get(arrival.ticket)
         if site is None or site != arrival.site:
             file_late(self._office, self._file, self._counter, arrival)
             return ()
-        if site in self.desk.admitted or site in self.desk.done:
+        if not self._waits_for(site):
             return ()
         ticket = self.desk.tickets[site]
         try:
             if arrival.answer is None:
-                return self._fail(site, arrival.failure or "transport", retry=True)
+                failure = arrival.failure or "transport"
+                return self._fail(site, failure, retry=failure not in _HOPELESS)
             answer = read_answer(arrival.answer)
             if answer.fault is not None:
-                return self._fault(site, answer)
+                return () if stored else self._fault(site, answer)
             filed = file_receipt(self._office, self._file, ticket, answer)
         except CountersealError as error:
             _log.warning("an answer of %s does not count: %s", site, error)
-            return self._fail(site, error.code, retry=False)
+            return () if stored else self._fail(site, error.code, retry=False)
         self._office.journal.put(f"answer/{ticket.digest}", answer.model_dump(mode="json"))
         return self._after_filing(site, ticket, filed)
 
