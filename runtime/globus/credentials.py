@@ -47,10 +47,7 @@ __all__ = [
 ]
 
 AUTH_SERVER = "auth.globus.org"
-AUTH_SCOPES = (
-    "openid email profile urn:globus:auth:scope:auth.globus.org:view_identity_set "
-    "urn:globus:auth:scope:auth.globus.org:view_identities"
-)
+AUTH_SCOPES = "openid email profile urn:globus:auth:scope:auth.globus.org:view_identity_set"
 GROUPS_SERVER = "groups.api.globus.org"
 GROUPS_VIEW_SCOPE = "urn:globus:auth:scope:groups.api.globus.org:view_my_groups_and_memberships"
 GROUPS_MANAGE_SCOPE = "urn:globus:auth:scope:groups.api.globus.org:all"
@@ -144,18 +141,22 @@ class Credentials(ABC):
         Raises:
             LoginNeededError: a person's login does not cover it.
         """
+        if self._auth is None:
+            self._auth = self.auth_with(self.authorizer(AUTH_SERVER, AUTH_SCOPES))
+        return self._auth
+
+    def auth_with(self, authorizer: GlobusAuthorizer) -> AuthClient:
+        """Return a client of Globus Auth that shows another token; its caller closes it."""
         import globus_sdk
 
-        if self._auth is None:
-            self._auth = globus_sdk.AuthClient(
-                environment="production",
-                base_url=service_url(self.config, "auth"),
-                authorizer=self.authorizer(AUTH_SERVER, AUTH_SCOPES),
-                app_name=_NAME,
-                transport=transport(test_cloud=self.config.insecure_test_cloud is not None),
-                retry_config=patience(renew=True),
-            )
-        return self._auth
+        return globus_sdk.AuthClient(
+            environment="production",
+            base_url=service_url(self.config, "auth"),
+            authorizer=authorizer,
+            app_name=_NAME,
+            transport=transport(test_cloud=self.config.insecure_test_cloud is not None),
+            retry_config=patience(renew=True),
+        )
 
     def forget(self) -> None:
         """Drop every client and token in memory, so that the next question begins with the login as it is then."""
