@@ -12,12 +12,14 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import psutil
 
 from .reach import as_user, reaches, uncovered
-from .world import StandIn
+
+if TYPE_CHECKING:
+    from .world import StandIn
 
 __all__ = ["NOBODY", "ROOT", "EndpointDaemon", "endpoint_python", "find_endpoint_program"]
 
@@ -82,6 +84,11 @@ class EndpointDaemon:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+    @staticmethod
+    def programs() -> Path:
+        """Return the folder of the daemon's programs."""
+        return find_endpoint_program().parent
 
     # Life ----------------------------------------------------------------------------------------------------------
 
@@ -162,12 +169,12 @@ class EndpointDaemon:
 
     def forgive(self) -> None:
         """Remove what killed user endpoints left, so that new ones start at once instead of after three heartbeats."""
-        for left in self.folder.glob("uep.*/daemon.pid"):
+        for left in self.folder.rglob("uep.*/daemon.pid"):
             left.unlink(missing_ok=True)
 
     def log(self) -> str:
         """Return what the daemon and its user endpoints wrote."""
-        paths = [self._output(), self.folder / self.name / "endpoint.log", *self.folder.glob("uep.*/endpoint.log")]
+        paths = [self._output(), self.folder / self.name / "endpoint.log", *self.folder.rglob("uep.*/endpoint.log")]
         return "\n".join(f"== {each}\n{each.read_text(errors='replace')}" for each in paths if each.exists())
 
     # Parts ---------------------------------------------------------------------------------------------------------

@@ -16,8 +16,9 @@ from typing import IO, Self
 
 from .cloud import Cloud
 from .control import Control
+from .daemon import EndpointDaemon
 
-__all__ = ["PORT", "StandIn"]
+__all__ = ["PORT", "Control", "EndpointDaemon", "StandIn"]
 
 PORT = 5000
 _LOCK = Path(tempfile.gettempdir()) / "counterseal-standin-5000.lock"
