@@ -11,8 +11,9 @@ A service account does not log in: `prove` shows that its secret is taken, and w
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from globus_sdk import OAuthTokenResponse
     from globus_sdk.gare import GlobusAuthorizationParameters
     from globus_sdk.login_flows import LoginFlowManager
+    from globus_sdk.login_flows.local_server_login_flow_manager.local_server import RedirectHTTPServer
     from globus_sdk.token_storage import TokenStorageData
 
 __all__ = [
@@ -231,7 +233,9 @@ def paste(login: Login, ask: Ask) -> LoginFlowManager:
 
     class Paste(LoginFlowManager):
         def run_login_flow(self, auth_parameters: GlobusAuthorizationParameters) -> OAuthTokenResponse:
-            address = self._get_authorize_url(auth_parameters, f"{login.application().base_url}v2/web/auth-code")
+            address = self._get_authorize_url(
+                auth_parameters, f"{login.application().base_url.rstrip('/')}/v2/web/auth-code"
+            )
             return login.application().oauth2_exchange_code_for_tokens(ask(address))
 
     return Paste(login.application(), request_refresh_tokens=True, native_prefill_named_grant="counterseal")
@@ -246,6 +250,15 @@ def browser(login: Login, ask: Ask) -> LoginFlowManager:
     )
 
     class Browser(LocalServerLoginFlowManager):
+        @contextmanager
+        def background_local_server(self) -> Iterator[RedirectHTTPServer]:
+            with super().background_local_server() as server:
+                try:
+                    yield server
+                finally:  # the SDK leaves the port open, and the thread too where the browser does not start
+                    server.shutdown()
+                    server.server_close()
+
         def run_login_flow(self, auth_parameters: GlobusAuthorizationParameters) -> OAuthTokenResponse:
             try:
                 return super().run_login_flow(auth_parameters)
