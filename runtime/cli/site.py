@@ -5,20 +5,21 @@ from __future__ import annotations
 import signal
 import sys
 from contextlib import redirect_stdout
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .output import JsonFlag, check_row, emit, plain
 from .site_answer import answer
+from .site_doctor import doctor, probe
 from .site_endpoint import endpoint
 from .site_enrol import enrol
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Run and check one institution's site.")
 app.command()(answer)
 app.command()(endpoint)
+app.command()(doctor)
+app.command(hidden=True)(probe)
 app.command()(enrol)
 
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", help="The site's YAML file.")]
@@ -91,29 +92,4 @@ def _answer(answer: bytes, out: Path | None) -> None:
     fault = Answer.from_json(parse(answer, limit=len(answer), what="answer")).fault
     if fault is not None:
         typer.echo(f"the delivery was refused: {fault.code}", err=True)
-        raise typer.Exit(1)
-
-
-@app.command()
-def doctor(config: ConfigOption, as_json: JsonFlag = False) -> None:
-    """Check everything that a site needs, one line each: OK, FAIL with what to do, or ?? where nobody can judge.
-
-    Exit code 1 if anything failed.
-
-    Example: counterseal site doctor --config site.yaml
-    """
-    from ..config import load_site
-    from .doctor import examine
-
-    found = []
-    for check in examine(load_site(config)):
-        found.append(check)
-        if not as_json:
-            check_row(check.ok, check.name, check.what)
-            if check.mend and check.ok is False:
-                typer.echo(f"      mend: {plain(check.mend)}")
-    failed = any(check.ok is False for check in found)
-    if as_json:
-        emit({"ok": not failed, "checks": [asdict(check) for check in found]})
-    if failed:
         raise typer.Exit(1)

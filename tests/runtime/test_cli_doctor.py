@@ -8,8 +8,11 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,9 +20,10 @@ import yaml
 
 from counterseal.privacy.ledger.ledger import Ledger
 from counterseal.privacy.ledger.path_anchor import PathAnchor
-from counterseal.runtime.cli import doctor
+from counterseal.runtime.cli import doctor_state
 from counterseal.runtime.cli.doctor import Check, examine, judged
 from counterseal.runtime.cli.doctor_privacy import PrivacyChecks
+from counterseal.runtime.cli.doctor_store import StoreChecks
 from counterseal.runtime.config import load_site
 from counterseal.runtime.site.state import SiteState
 from counterseal.tests.privacy.ledger_world import order
@@ -55,8 +59,8 @@ def founded(tmp_path_factory: pytest.TempPathFactory) -> World:
 def site(founded: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The configuration of a site in a copy of the federation that a test may harm."""
     shutil.copytree(founded.folder / "federation", tmp_path / "federation")
-    monkeypatch.setattr(doctor, "_MEMORY", frozenset())  # where tests run, temporary folders may be in memory
-    monkeypatch.setattr(doctor, "_NETWORK", frozenset())
+    monkeypatch.setattr(doctor_state, "_MEMORY", frozenset())  # where tests run, temporary folders may be in memory
+    monkeypatch.setattr(doctor_state, "_NETWORK", frozenset())
     (tmp_path / "federation" / "store").mkdir(exist_ok=True)
     path = tmp_path / "federation" / founded.site().relative_to(founded.folder / "federation")
     assert path.is_file()
@@ -70,7 +74,7 @@ def _change(path: Path, **changes: object) -> None:
 
 def _failed(site: Path, **options: object) -> dict[str, Check]:
     found = list(examine(load_site(site), **options))  # type: ignore[arg-type]
-    assert tuple(check.name for check in found) == NAMES
+    assert tuple(check.name for check in found if check.name != "store: clock") == NAMES
     return {check.name: check for check in found if check.ok is False}
 
 
@@ -149,6 +153,11 @@ def _nobody_answers(site: Path) -> None:
     _change(site, store=store)
 
 
+def _no_tls(site: Path) -> None:
+    """A port that speaks something else: nothing that it says is read as an answer."""
+    _change(site, store={"kind": "s3", "bucket": "bucket", "endpoint_url": f"https://127.0.0.1:{_dated_store(0)}"})
+
+
 def _open_state(site: Path) -> None:
     state = load_site(site).state
     state.mkdir(exist_ok=True)
@@ -172,6 +181,7 @@ def _no_device(site: Path) -> None:
         (_no_store, "store", "Create it"),
         (_no_such_service, "store", "endpoint_url"),
         (_nobody_answers, "store", "proxy"),
+        (_no_tls, "store", "scheme"),
         (_open_state, "state: folder", "chmod 700"),
         (_changed_loader, "loader", "approve"),
         (_no_device, "device", "CUDA"),
@@ -186,6 +196,50 @@ def test_each_harm_fails_alone_and_says_what_to_do(
     assert mend in failed[name].mend
     result = call("site", "doctor", "--config", site, "--json")
     assert result.exit_code == 1 and document(result)["ok"] is False
+
+
+class _Dated(BaseHTTPRequestHandler):
+    """A store that refuses everything, at its own time."""
+
+    ahead = 0.0
+
+    def do_GET(self) -> None:
+        self.send_response_only(403)
+        self.send_header("Date", formatdate(time.time() + self.ahead, usegmt=True))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+_STORES: list[ThreadingHTTPServer] = []
+
+
+def _dated_store(ahead: float) -> int:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Dated", (_Dated,), {"ahead": ahead}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    _STORES.append(server)
+    return int(server.server_address[1])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _closed_stores() -> Iterator[None]:
+    yield
+    for server in _STORES:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(("ahead", "ok"), [(0, True), (-200, True), (400, False), (-400, False)])
+def test_the_store_s_clock(site: Path, ahead: float, ok: bool) -> None:
+    port = _dated_store(ahead)
+    place = {"kind": "s3", "bucket": "b-1", "endpoint_url": f"http://127.0.0.1:{port}", "insecure_loopback": True}
+    _change(site, store=place)
+    found = {name: judged(name, check) for name, check in StoreChecks(load_site(site).store).each()}
+    assert found["store"].ok and "WITHOUT TLS" in found["store"].what
+    assert found["store: clock"].ok is ok, found
+    assert ("NTP" in found["store: clock"].mend) is not ok
 
 
 PRIVACY = {
@@ -355,7 +409,7 @@ def test_a_site_at_work_is_not_disturbed(site: Path) -> None:
 def test_a_disk_that_does_not_keep_what_it_promised(
     site: Path, kind: str, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, kind, frozenset({doctor._filesystem(site.parent)}))
+    monkeypatch.setattr(doctor_state, kind, frozenset({doctor_state._filesystem(site.parent)}))
     assert word in _failed(site)["state: folder"].what
 
 
@@ -365,7 +419,7 @@ def test_a_lock_that_does_not_exclude_is_found(site: Path, monkeypatch: pytest.M
 
 
 def test_a_folder_that_lets_a_name_be_taken_twice_is_found(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "create_file", lambda path, data, *, step: Path(path).write_bytes(data))
+    monkeypatch.setattr(doctor_state, "create_file", lambda path, data, *, step: Path(path).write_bytes(data))
     assert "twice" in _failed(site)["state: lock, sync, put-once"].what
 
 
