@@ -37,9 +37,11 @@ from .transports.local import LocalTransport, spawn
 from .transports.seam import Transport
 
 if TYPE_CHECKING:
+    from .stores.s3 import S3Store
+    from .stores.s3_http import Connection
     from .stores.s3_place import S3Place
 
-__all__ = ["now", "open_server", "open_site", "open_store", "site_command"]
+__all__ = ["now", "open_s3", "open_server", "open_site", "open_store", "site_command"]
 
 
 def now() -> int:
@@ -187,6 +189,18 @@ def open_store(config: StoreConfig, probe: Probe = silent) -> ObjectStore:
     """Return the end of the store that ``config`` describes which needs credentials: the server's, or an auditor's to read."""
     if isinstance(config, DirectoryStoreConfig):
         return DirectoryStore(config.path, probe)
+    return _s3_store(config)
+
+
+def open_s3(config: S3StoreConfig) -> tuple[S3Store, Connection]:
+    """Return the server's end of ``config``, and a connection to the same place for requests that nobody signed."""
+    from .stores.s3_http import Connection
+
+    ca_file = None if config.ca_file is None else str(config.ca_file)
+    return _s3_store(config), Connection(_place(config), ca_file=ca_file, proxy=config.proxy)
+
+
+def _s3_store(config: S3StoreConfig) -> S3Store:
     from .stores.s3 import S3Store
     from .stores.s3_binding import Protection
 

@@ -50,6 +50,18 @@ T = TypeVar("T")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _WEEK = 7 * 24 * 3600  # the longest that Signature V4 allows
 _SOON = 900
+_CREDENTIALS = frozenset(
+    {
+        "AccessDenied",
+        "ExpiredToken",
+        "InvalidAccessKeyId",
+        "InvalidToken",
+        "RequestTimeTooSkewed",
+        "SignatureDoesNotMatch",
+        "TokenRefreshRequired",
+    }
+)
+_ELSEWHERE = frozenset({"AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect"})
 _PAGE = 1000  # the most that S3 lists at once
 
 
@@ -260,6 +272,11 @@ class S3Store:
         name = self.place.full_key(key)
         self._call(key, lambda: self._s3.delete_object(Bucket=self.place.bucket, Key=name))
 
+    def ask(self, operation: str, **parameters: Any) -> Any:
+        """Do ``operation`` (a method of boto3's client) on the bucket, with errors of ours: for `counterseal store doctor`."""
+        call = getattr(self._s3, operation)
+        return self._call(self.place.bucket, lambda: call(Bucket=self.place.bucket, **parameters))
+
     def _forget(self, grant: Grant) -> None:
         with contextlib.suppress(StoreError):  # the error that brought us here is the one to tell
             self.abort(grant)
@@ -397,8 +414,10 @@ class S3Store:
         except BotoCoreError as error:
             kind = type(error).__name__
             raise StoreUnavailableError(f"no answer from the store ({kind})", where=key) from None
-        if answer.code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ExpiredToken"):
+        if answer.code in _CREDENTIALS or answer.status == 401:
             raise StoreSetupError(f"the store refused the server's credentials ({answer.code})", where=key)
+        if answer.code in _ELSEWHERE:
+            raise StoreSetupError(f"the bucket is in another region ({answer.code})", where="store.region")
         check_answer(answer, key)
         raise StoreError(f"the store answered HTTP {answer.status}", where=key)
 

@@ -170,6 +170,13 @@ class S3GrantClient:
             place, patience=patience, ca_file=ca_file, proxy=proxy, connections=max(4, workers)
         )
 
+    @classmethod
+    def over(cls, connection: Connection) -> S3GrantClient:
+        """Return a client that uses a connection of somebody else's, who closes it."""
+        made = cls.__new__(cls)
+        made._place, made._workers, made._expecting, made._connection = connection.place, 2, False, connection
+        return made
+
     def close(self) -> None:
         """Close the connections."""
         self._connection.close()
