@@ -57,7 +57,7 @@ def enrol(
     enrolment_files(settings.identity, folder)
     typed = fingerprint if fingerprint is not None else typer.prompt(_QUESTION, err=True)
     keys = load_folder(settings.keys, settings.passphrase.source().obtain())
-    get_token = None if settings.globus is None else _token_of(settings.globus)
+    get_token = None if settings.globus is None else _token_of(settings.globus, config)
     made = enrol(settings.identity, keys, server, typed, get_token, folder, now=now, wishes=wishes)
     _tell(made, as_json)
 
@@ -65,9 +65,9 @@ def enrol(
 _QUESTION = "The fingerprint of the server's sealing key that its officer read to you"
 
 
-def _token_of(globus: GlobusConfig) -> Callable[[], str]:
+def _token_of(globus: GlobusConfig, config: Path) -> Callable[[], str]:
     """Return what buys the one token; refuse a configuration that does not say for whom."""
-    from ..errors import ConfigError
+    from ..errors import ConfigError, LoginNeededError
     from ..globus.credentials import Credentials, enrolment_scope
 
     if globus.server_client is None:
@@ -79,8 +79,14 @@ def _token_of(globus: GlobusConfig) -> Callable[[], str]:
     scope = enrolment_scope(globus.server_client)
 
     def get_token() -> str:
-        with Credentials.open(globus) as credentials:
-            return credentials.access_token(scope)
+        try:
+            with Credentials.open(globus) as credentials:
+                return credentials.access_token(scope)
+        except LoginNeededError as error:
+            if globus.client_secret is not None:
+                raise
+            login = f"Run: counterseal login --config {config} --scope enrol --mfa"
+            raise LoginNeededError(error.what, where=error.where, remedy=login) from None
 
     return get_token
 

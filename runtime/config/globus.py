@@ -52,8 +52,8 @@ class ComputeTransportConfig(Config):
     kind: Literal["globus-compute"]
     function: Uuid
     """The registered function that hands a delivery to a site (`counterseal server function`)."""
-    endpoints: Annotated[dict[Identity, Uuid], Field(min_length=1, max_length=1_000)]
-    """Each site's identity, and its endpoint."""
+    endpoints: Annotated[dict[Identity, Uuid], Field(max_length=1_000)]
+    """Each site's identity, and its endpoint, as `counterseal server admit` prints it; empty before anybody is admitted."""
     poll_seconds: Annotated[float, Field(ge=0.2, le=60)] = 1.0
     """Seconds between two questions for results; they grow while nothing comes."""
     resend_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300.0

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from counterseal.errors import CountersealError
-from counterseal.runtime.errors import AdmissionError, GlobusUnavailableError, JournalError
-from counterseal.runtime.founding.admissions import Admissions, LinkedIdentities
-from counterseal.runtime.founding.desk import publish_statements, statement_file
+from counterseal.runtime.errors import AdmissionError, GlobusUnavailableError
+from counterseal.runtime.founding.admissions import LinkedIdentities
 from counterseal.runtime.globus.examination import MFA as ACCEPTED
 from counterseal.runtime.globus.examination import SKEW, TokenRules, examine
 from counterseal.tests.globus.enrolment_world import (
@@ -27,16 +26,13 @@ from counterseal.tests.globus.enrolment_world import (
     statement_of,
 )
 from counterseal.tests.standin.cloud import Cloud
-from counterseal.trust.documents import sign
 from counterseal.trust.errors import (
-    CustodyError,
     MailboxError,
     MalformedError,
     RecipientError,
     SignatureError,
     TrustError,
 )
-from counterseal.trust.keys.signing import SoftwareSigner
 
 GROUPS = "urn:globus:auth:scope:groups.api.globus.org:view_my_groups_and_memberships"
 
@@ -480,96 +476,3 @@ def test_a_named_program_speaks_for_itself_alone() -> None:
     with pytest.raises(AdmissionError) as caught:
         examine(program, "anna", rules, 10_000)
     assert caught.value.reason == "service_account"
-
-
-# The records.
-
-
-def test_a_record_with_another_name_mode_or_signer_is_no_record(hall: Hall) -> None:
-    hall.desk().decide(hall.enrolment())
-    (path,) = hall.files
-    raw = path.read_bytes()
-    moved = path.with_name("0" * 64 + ".admission.counterseal.json")
-    path.rename(moved)
-    with pytest.raises(SignatureError, match="another enrolment"):
-        hall.admissions.records()
-    moved.rename(path)
-    path.chmod(0o644)
-    with pytest.raises(CustodyError):
-        hall.admissions.records()
-    path.chmod(0o600)
-    forged = sign(hall.admissions.records()[0].document, SoftwareSigner.generate())
-    path.write_bytes(forged.raw)
-    with pytest.raises(SignatureError):
-        hall.admissions.records()
-    path.write_bytes(raw[:-9])
-    with pytest.raises(MalformedError):
-        hall.admissions.records()
-    path.write_bytes(raw)
-    assert len(hall.admissions.records()) == 1
-
-
-def test_two_commands_do_not_decide_at_once(hall: Hall) -> None:
-    with hall.admissions.deciding(), pytest.raises(JournalError, match="another command"):
-        hall.desk().decide(hall.enrolment())
-    assert hall.files == []
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: no handler of ours may catch it."""
-
-
-@pytest.mark.parametrize("step", ["admission.write", "admission.publish", "admission.done"])
-def test_a_crash_leaves_a_record_or_none(step: str, hall: Hall) -> None:
-    raw = hall.enrolment()
-
-    def die(name: str) -> None:
-        if name == step:
-            raise Killed
-
-    hall.probe = die
-    with pytest.raises(Killed):
-        hall.desk().decide(raw)
-    hall.probe = lambda name: None
-    known = hall.admissions.records()
-    assert len(known) == (1 if step == "admission.done" else 0)
-    if not known:
-        assert hall.desk().decide(raw).document.decision.allowed
-        return
-    with pytest.raises(AdmissionError, match="decided before"):
-        hall.desk().decide(raw)
-    assert list(publish_statements(hall.admissions, hall.folder / "statements")) == [hall.anna]
-
-
-def test_statements_are_written_for_the_admitted_alone_and_never_over_others(hall: Hall, cloud: Cloud) -> None:
-    otto = cloud.person("otto@uni.example")
-    assert hall.refusal(hall.enrolment(hall.token(otto), identity=otto, name="otto")) == "not_a_member"
-    hall.desk().decide(hall.enrolment())
-    out = hall.folder / "statements"
-    assert publish_statements(hall.admissions, out) == {hall.anna: out / statement_file(hall.anna)}
-    first = (out / statement_file(hall.anna)).read_bytes()
-    (out / statement_file(hall.anna)).unlink()
-    publish_statements(hall.admissions, out)
-    assert (out / statement_file(hall.anna)).read_bytes() == first
-    time.sleep(1)  # records are told apart by their second
-    hall.desk().decide(hall.enrolment(name="anna anew"))
-    with pytest.raises(MailboxError, match="admission before"):
-        publish_statements(hall.admissions, out)
-    assert (out / statement_file(hall.anna)).read_bytes() == first
-
-
-def test_linked_identities_follow_the_folder(hall: Hall) -> None:
-    linked = LinkedIdentities(hall.folder / "admissions", keys_of("server").signer.public)
-    assert linked() == {}
-    hall.desk().decide(hall.enrolment())
-    assert linked() == {hall.anna: frozenset({hall.anna})}
-    stranger = LinkedIdentities(hall.folder / "admissions", keys_of("anna").signer.public)
-    with pytest.raises(SignatureError):
-        stranger()
-
-
-def test_the_folder_of_another_server_is_not_believed(hall: Hall) -> None:
-    hall.desk().decide(hall.enrolment())
-    other = Admissions(hall.folder / "admissions", keys_of("other server").signer.public)
-    with pytest.raises(SignatureError):
-        other.records()
