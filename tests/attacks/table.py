@@ -39,6 +39,8 @@ class Row:
     attack: str
     expected: str
     play: Callable[[], str]
+    served: bool = False
+    """Whether it starts a server on this machine: the stand-in for Globus."""
 
     @property
     def promise(self) -> str:
@@ -122,7 +124,8 @@ NOT_COVERED: tuple[tuple[str, str], ...] = (
     ),
     (
         "Globus and S3 themselves",
-        "These rows run on the roster file and the directory store; the S3 grants have their own tests on a real server.",
+        "Where a row speaks of Globus, the real client library asks a stand-in for the services (docs/globus.md); the other rows "
+        "run on the roster file, and all on the directory store. The S3 grants have their own tests on a real server.",
     ),
 )
 """What this table does not show: the matter, and why or who."""
@@ -139,8 +142,9 @@ def markdown(rows: Iterable[Row]) -> str:
         "half-written, and the run then ends as it should: with the same model, bit for bit, as the undisturbed run, or with the",
         "model of the run without the attacked site's part, or with the attacked site halted and the evidence kept. In private",
         "runs, whose noise differs each time, the ledger must have paid for just the releases that were made or begun. The log",
-        "must still verify. This page is printed from the tests (`python -m counterseal.tests.attacks.table`) and compared with",
-        "them.",
+        "must still verify. Enrolments are judged at a server's desk, where there is no federation yet: nobody is admitted, and the",
+        "true member is, afterwards. This page is printed from the tests (`python -m counterseal.tests.attacks.table`) and compared",
+        "with them.",
         "",
         "*By*: **network** changes what the transport carries, **storage** what the store holds, **server** and **site** hold",
         "their real keys and lie, **member** is a party that the group does not name active, **thief** has stolen a disk, a",

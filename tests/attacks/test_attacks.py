@@ -15,6 +15,8 @@ def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+@pytest.mark.parametrize(
+    "row", [pytest.param(row, id=row.id, marks=[pytest.mark.processes] if row.served else []) for row in ROWS]
+)
 def test_an_attack_meets_its_error(row: Row) -> None:
     assert row.play() == row.expected
