@@ -22,7 +22,7 @@ def cloud() -> Iterator[Cloud]:
 
 @pytest.fixture(scope="module")
 def standin() -> Iterator[StandIn]:
-    """The whole stand-in as processes on port 5000, for one module."""
+    """The whole stand-in as processes, for one module."""
     folder = Path(tempfile.mkdtemp(prefix="counterseal-"))
     folder.chmod(0o755)  # daemons run as somebody else
     try:

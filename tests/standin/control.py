@@ -76,7 +76,7 @@ def _controls(cloud: Cloud) -> Router:
 def main() -> None:
     """Run the cloud until SIGTERM, SIGINT or, with --child, the end of standard input."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=5000, help="the Compute SDK's environment 'local' knows only 5000")
+    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--control-port", type=int, default=0)
     parser.add_argument("--broker", help="amqp:// address; without it Compute runs nothing")
     parser.add_argument("--child", action="store_true", help="end with standard input")

@@ -157,14 +157,20 @@ class EndpointDaemon:
         self._remember(self._core)
         return [pid for pid, process in self._users.items() if _is_alive(process)]
 
-    def kill_user_endpoint(self, number: signal.Signals = signal.SIGKILL) -> int:
+    def kill_user_endpoint(self, number: signal.Signals = signal.SIGKILL, *, noticed: bool = True) -> int:
         """Send a signal to all user endpoints, and return how many there were.
 
-        After SIGKILL a new one refuses to start for three heartbeats: `forgive` shortens that.
+        After SIGKILL a new one refuses to start for three heartbeats: `forgive` shortens that. ``noticed`` waits until the
+        core daemon knows of the death (up to a second): a task submitted before that starts no new user endpoint, for the
+        core believes that the old one still runs, and stays where it is until the next submission.
         """
-        found = self.user_endpoints()
-        for pid in found:
-            os.kill(pid, number)
+        found = [self._users[pid] for pid in self.user_endpoints()]
+        for process in found:
+            process.send_signal(number)
+        if noticed:
+            _, left = psutil.wait_procs(found, timeout=_STOP)
+            if left:
+                raise RuntimeError(f"user endpoints outlive signal {number}: {left}")
         return len(found)
 
     def forgive(self) -> None:
@@ -183,12 +189,12 @@ class EndpointDaemon:
         return self.folder / f"{self.name}.out"
 
     def _environment(self) -> dict[str, str]:
-        """The daemon's own environment: ours plays no part, but for the ways to the stand-in."""
+        """The daemon's own environment; nothing of ours is in it."""
         return {
             "PATH": f"{self._program.parent}:{os.defpath}",
             "HOME": str(self.folder),
             "LANG": "C.UTF-8",
-            "NO_PROXY": "localhost,127.0.0.1",
+            "HTTP_PROXY": self._standin.url,  # "local" means http://localhost:5000 to the SDK; this is how it gets to ours
             "GLOBUS_SDK_ENVIRONMENT": "local",
             "GLOBUS_SDK_SERVICE_URL_AUTH": f"{self._standin.url}/auth",
             "GLOBUS_SDK_SERVICE_URL_GROUPS": f"{self._standin.url}/groups",

@@ -1,16 +1,10 @@
-"""`StandIn`: the whole stand-in cloud as processes, on the port that the Compute SDK's environment "local" is hard-wired to."""
+"""`StandIn`: the whole stand-in cloud as processes, on ports nobody uses, so that several can be on one machine."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Self
 
@@ -18,15 +12,11 @@ from .cloud import Cloud
 from .control import Control
 from .daemon import EndpointDaemon
 
-__all__ = ["PORT", "Control", "EndpointDaemon", "StandIn"]
-
-PORT = 5000
-_LOCK = Path(tempfile.gettempdir()) / "counterseal-standin-5000.lock"
-_PATIENCE = 1_200.0  # another worker's whole module may come first
+__all__ = ["Control", "EndpointDaemon", "StandIn"]
 
 
 class StandIn:
-    """Broker and cloud as processes that end with ours; the lock lets one of them be on this machine.
+    """Broker and cloud as processes that end with ours.
 
     ``folder`` keeps their logs and what the broker keeps between `stop_broker` and `start_broker`.
 
@@ -36,7 +26,7 @@ class StandIn:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.url = f"http://localhost:{PORT}"
+        self.url = ""
         self.control: Cloud
         self._broker_port = 0
         self._broker: subprocess.Popen[str] | None = None
@@ -45,13 +35,12 @@ class StandIn:
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as ends:
-            ends.enter_context(_machine_wide())
             ends.callback(self._end)
             self.folder.mkdir(parents=True, exist_ok=True)
-            _require_free(PORT)
             broker = self.start_broker()
-            self._cloud, control = self._run("control", "--port", str(PORT), "--broker", broker)
+            self._cloud, control = self._run("control", "--broker", broker)
             self.control = Control(control)
+            self.url = self.control.url
             self._ends = ends.pop_all()
         return self
 
@@ -114,31 +103,3 @@ def _stop(process: subprocess.Popen[str] | None) -> None:
     for stream in (process.stdin, process.stdout):
         if stream is not None:
             stream.close()
-
-
-@contextlib.contextmanager
-def _machine_wide() -> Iterator[None]:
-    """Hold the one lock of this machine for port 5000."""
-    handle = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RuntimeError(f"another stand-in holds {_LOCK}") from None
-                time.sleep(0.2)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise RuntimeError(f"port {port} is taken by something else, and the Compute SDK knows no other") from None
