@@ -119,7 +119,7 @@ class Forger:
 
 def _wanted(event: Event, ticket: Signed[Ticket], owed: set[str]) -> bool:
     order = ticket.document
-    if event.type in ("member.add", "key.rotate"):
+    if event.type in ("member.add", "key.enrol", "key.rotate"):
         return getattr(event, "identity", None) == order.site
     if isinstance(event, RunStart | ModelRelease):
         return event.run == order.run

@@ -5,6 +5,8 @@ from __future__ import annotations
 from .rows_answer import ANSWERS
 from .rows_budget import BUDGET
 from .rows_delivery import DELIVERY
+from .rows_enrolment import ENROLMENT
+from .rows_globus import GLOBUS
 from .rows_group import GROUP
 from .rows_input import INPUT
 from .rows_ledger import LEDGER
@@ -19,7 +21,21 @@ __all__ = ["ROWS"]
 
 ROWS: tuple[Row, ...] = tuple(
     sorted(
-        (*DELIVERY, *SERVER_ROWS, *ANSWERS, *STORAGE, *GROUP, *SECRECY, *BUDGET, *LEDGER, *PRIVACY, *LOG, *INPUT),
+        (
+            *DELIVERY,
+            *SERVER_ROWS,
+            *ANSWERS,
+            *STORAGE,
+            *GROUP,
+            *GLOBUS,
+            *ENROLMENT,
+            *SECRECY,
+            *BUDGET,
+            *LEDGER,
+            *PRIVACY,
+            *LOG,
+            *INPUT,
+        ),
         key=lambda row: (int(row.id[1:].split("-")[0]), row.id),
     )
 )

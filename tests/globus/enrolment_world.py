@@ -143,14 +143,12 @@ class Hall:
 
     def refusal(self, raw: bytes, nonce: str | None = None, **rules: Any) -> str:
         """Return the reason for which an enrolment is refused; fail if it is not, or if that is not recorded."""
-        before = len(self.files)
+        before = {one.digest for one in self.admissions.records()}
         try:
             self.desk(**rules).decide(raw, nonce=nonce)
         except AdmissionError as error:
-            assert len(self.files) == before + 1
-            newest = self.admissions.records()[-1].document
-            assert not any(one.document.decision.allowed for one in self.admissions.records() if one.document == newest)
-            assert error.reason in {one.document.decision.reason for one in self.admissions.records()}
+            (fresh,) = [one.document for one in self.admissions.records() if one.digest not in before]
+            assert (fresh.decision.allowed, fresh.decision.reason) == (False, error.reason)
             return error.reason
         raise AssertionError("admitted")
 
