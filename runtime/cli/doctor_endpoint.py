@@ -164,7 +164,7 @@ class EndpointChecks:
 
 def _require_unwritable(path: Path, kit: Kit) -> None:
     """Refuse a file that the account which the server reaches could replace, and where a wall is wanted, also its folders."""
-    trusted = {0, *_uid(kit.site_user)}
+    trusted = {0, *(_uid(kit.run_as) if kit.run_as else ())}
     for place in (path, *(path.resolve().parents if kit.run_as else ())):
         found = place.stat()
         sticky = place.is_dir() and found.st_mode & stat.S_ISVTX

@@ -177,8 +177,9 @@ class _Told:
 
     def _read(self) -> None:
         if self._process.stderr is not None:
-            for line in self._process.stderr:
-                self._lines = [*self._lines[-4:], line]
+            with self._process.stderr as lines:
+                for line in lines:
+                    self._lines = [*self._lines[-4:], line]
 
     def last(self) -> str:
         self._thread.join(5)
