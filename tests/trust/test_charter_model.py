@@ -19,6 +19,7 @@ from counterseal.trust.charter.model import Charter
 from counterseal.trust.charter.vkey import WitnessKey
 from counterseal.trust.documents import parse_document
 from counterseal.trust.errors import CharterError, MalformedError, TrustError, WeakKeyError
+from counterseal.trust.keys.member import MemberKeys
 from counterseal.trust.keys.signing import SoftwareSigner
 
 Change = Callable[[dict[str, Any]], object]
@@ -72,6 +73,8 @@ def _two_servers(value: dict[str, Any]) -> None:
     value["members"].append(member("server2", "server"))
 
 
+_REST = "-0000-4000-8000-000000000001"
+
 ATTACKS: dict[str, tuple[Change, str]] = {
     "an unknown field": (_set("quorums", to=1), "quorums"),
     "no quorum": (_drop("quorum"), "quorum"),
@@ -87,6 +90,8 @@ ATTACKS: dict[str, tuple[Change, str]] = {
     "a title that runs backwards": (_set("title", to="Fed\u202eration"), "title"),
     "an escape sequence in a name": (_set("members", 1, "name", to="\x1b[2J"), "members.1.name"),
     "a Globus group by name": (_set("group", to={"id": "heart", "authorizer": "globus"}), "group.id"),
+    "a Globus group in capitals": (_set("group", to={"id": "ABCDEF00" + _REST, "authorizer": "globus"}), "group.id"),
+    "a Globus group of names": (_set("group", to={"id": "abcdef00" + _REST, "authorizer": "globus"}), "members.0.identity"),
     "an unknown authorizer": (_set("group", "authorizer", to="ldap"), "group.authorizer"),
     "an unknown suite": (_set("suite", to="X25519"), "suite"),
     "a name twice": (_twin, "members.5.identity"),
@@ -187,6 +192,15 @@ def test_no_splittable_quorum_is_ever_accepted_silently(n: int, k: int, f: int) 
     else:
         assert k <= n and f <= n and 2 * k > n + f
         assert "unwitnessed" not in {caveat.code for caveat in made.warnings()}
+
+
+def test_a_globus_group_is_a_caveat_of_its_own() -> None:
+    """Fresh keys: a statement says whose it is, and a member of a Globus group is a UUID."""
+    names = [f"0a1b2c3d-0000-4000-8000-00000000000{number}" for number in range(5)]
+    value = plan(group={"id": names[0], "authorizer": "globus"}, server=names[0])
+    value["members"] = [member(names[0], "server"), *(member(name) for name in names[1:])]
+    value["members"][0]["statement"] = statement_of(names[0], MemberKeys.generate(operator=True)).raw.decode()
+    assert [caveat.code for caveat in Charter.from_json(value).warnings()] == ["no_auditor", "globus"]
 
 
 def test_every_concession_is_a_caveat() -> None:

@@ -92,6 +92,8 @@ MISTAKES: list[tuple[str, str, str, str]] = [
     ("log_origin: heart", "log_origin: https://heart", "log_origin:", "log_origin"),
     ("authorizer: roster", "authorizer: ldap", "authorizer: ldap", "group.authorizer"),
     ("authorizer: roster", "authorizer: globus", "id: heart-group", "group.id"),
+    ("id: heart-group\n  authorizer: roster", "id: 0a1b2c3d-0000-4000-8000-000000000001\n  authorizer: globus",
+     "- identity: server", "members.0.identity: server is not a Globus identity"),
     ("roles: [server]", "roles: [sevrer]", "roles: [sevrer]", "members.0.roles.0"),
     ("weight: 1.0  ", "weight: -1   ", "weight: -1", "members.1.weight"),
     ("weight: 1.0  ", "weight: 1_000 ", "weight: 1_000", "members.1.weight"),

@@ -50,8 +50,15 @@ def _history(charter: Charter) -> Iterator[Fault]:
 
 
 def _group(charter: Charter) -> Iterator[Fault]:
-    if charter.group.authorizer == "globus" and not _UUID.fullmatch(charter.group.id):
+    if charter.group.authorizer != "globus":
+        return
+    if not _UUID.fullmatch(charter.group.id):
         yield Fault(("group", "id"), "a Globus group is named by its UUID in lower case")
+    for number, member in enumerate(charter.members):
+        if not _UUID.fullmatch(member.identity):
+            # A username can pass to somebody else; an identity's UUID never does.
+            what = f"{member.identity} is not a Globus identity: a member of a Globus group is named by its UUID in lower case"
+            yield Fault(("members", number, "identity"), what)
 
 
 def _members(charter: Charter) -> Iterator[Fault]:
@@ -142,5 +149,11 @@ def caveats(charter: Charter) -> Iterator[tuple[str, str, str]]:
         )
     if charter.group.authorizer == "roster":
         yield "roster", "group.authorizer", "Membership comes from a roster file, not from an identity provider."
+    else:
+        yield (
+            "globus",
+            "group.authorizer",
+            "Globus, and whoever administers the group there, decide who is an active member; no key or weight comes from them.",
+        )
     if charter.suite == "P384":
         yield "not_post_quantum", "suite", "Captured updates would open to a large quantum computer."

@@ -38,7 +38,7 @@ title: {title}
 log_origin: {log_origin}        # a URL without https://, and the name of the log's key
 group:
   id: {group}
-  authorizer: roster            # roster (a file) or globus (the UUID of a Globus group)
+  authorizer: roster            # roster (a file), or globus: id and every identity below are then UUIDs of Globus
 suite: MLKEM768_X25519          # or P384, MLKEM1024_P384; no fallback
 members:
   - identity: server
