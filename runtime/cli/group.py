@@ -215,6 +215,7 @@ def _show(report: Report) -> None:
                 about.members_visibility or "", "unknown"
             ),
             "high assurance": "unknown" if about.high_assurance is None else "yes" if about.high_assurance else "no",
+            **({"cloud": f"TEST CLOUD {report.cloud}"} if report.cloud != "globus.org" else {}),
         }
     )
     table = Table(box=None, pad_edge=False)

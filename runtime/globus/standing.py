@@ -44,6 +44,7 @@ class Row:
 class Report:
     """What `counterseal group status` shows; ``findings`` are (True, False or None for a warning, sentence)."""
 
+    cloud: str
     facts: GroupFacts
     rows: tuple[Row, ...]
     findings: tuple[tuple[bool | None, str], ...]
@@ -56,6 +57,7 @@ class Report:
     def document(self) -> dict[str, Any]:
         """Return the report as JSON."""
         return {
+            "cloud": self.cloud,
             "group": asdict(self.facts),
             "members": [asdict(row) for row in self.rows],
             "findings": [{"ok": ok, "what": what} for ok, what in self.findings],
@@ -93,7 +95,10 @@ def standing(credentials: Credentials, group_id: str, party: SiteConfig | Server
         identity_sets=lambda: linked,
     )
     return Report(
-        facts(group), _rows(group, charter, linked, authorizer), tuple(_findings(group, charter, linked, authorizer))
+        cloud=config.insecure_test_cloud or "globus.org",
+        facts=facts(group),
+        rows=_rows(group, charter, linked, authorizer),
+        findings=tuple(_findings(group, charter, linked, authorizer)),
     )
 
 
