@@ -164,8 +164,9 @@ class Listener:
         desk.counts[f"hidden {failure or fault}"] += 1
         _log.info("a task of %s brought no answer: %s", parcel.site, failure or fault)
         if fault == "busy" and parcel.outstanding:
-            return  # it is at work on what is still out
-        parcel.trouble(now)
+            parcel.busy(now, desk.resend_seconds)
+        else:
+            parcel.trouble(now)
 
 
 def _answer(data: bytes) -> Answer | None:

@@ -1,7 +1,7 @@
 """A parcel is one ticket on its way: what was sent for it, what is still out, and what is remembered of it.
 
 Work is named by its ticket, so a delivery may be sent twice; it may not be sent for ever. A parcel has at most `OUTSTANDING`
-tasks out, sends nothing after its ticket's time, and waits longer each time: after silence (`resend`), after trouble
+tasks out, sends nothing after its ticket's time, and waits longer each time: after silence (`waits`), after trouble
 (`pause`). A newer ticket of the same site in the same run ends the sending of the older ones; their answers are still taken.
 """
 
@@ -58,7 +58,7 @@ class Parcel:
     """Whether no answer has come to what was sent last."""
     delivery: bytes | None = None
     due: float = math.inf
-    resend: float = 0.0
+    """When it is sent (again); never before a life's first `dispatch` of it."""
     troubles: int = 0
 
     @property
@@ -70,16 +70,19 @@ class Parcel:
         """Whether it may be sent (again), when it is due."""
         return self.awaited and self.delivery is not None and clock <= self.not_after and self.outstanding < OUTSTANDING
 
-    def sent(self, now: float) -> None:
-        """Take note that it went out: the next time is after twice the silence."""
-        self.due = now + self.resend
-        self.resend *= 2
+    def waits(self, now: float, silence: float) -> None:
+        """Wait for what is out: ``silence`` seconds, and twice as long for each further task that is silent already."""
+        self.due = now + silence * 2.0 ** max(self.outstanding - 1, 0)
+
+    def busy(self, now: float, silence: float) -> None:
+        """Take note that the site is at work on what is still out: it is not asked much more often than it is silent."""
+        self.troubles += 1
+        self.due = now + silence * 2.0 ** min(self.troubles, 10)
 
     def trouble(self, now: float) -> None:
-        """Take note of a failure on the way: it is sent again after a pause, unless something is still out."""
+        """Take note of a failure on the way: it is sent again after a pause."""
         self.troubles += 1
-        if not self.outstanding:
-            self.due = now + pause(self.troubles)
+        self.due = now + pause(self.troubles)
 
     def answered(self, now: float, *, well: bool) -> None:
         """Take note that an answer was handed over: nothing is sent before the server asks again."""

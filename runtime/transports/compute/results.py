@@ -61,15 +61,17 @@ class Outcome:
     failure: str | None = None
 
 
-def read_outcome(document: Any) -> Outcome:
-    """Return what one entry of a batch status says."""
+def read_outcome(document: Any) -> Outcome | None:
+    """Return what one entry of a batch status says; None if it says that there is no such task (any longer)."""
     if not isinstance(document, Mapping):
         return Outcome("pending")
     status = str(document.get("status", "")).lower()
     if "result" in document:
         return read_result(document["result"])
-    if "exception" in document or status == "failed":
-        return Outcome("failed", failure=_code(document.get("exception")))
+    if "exception" in document:
+        return Outcome("failed", failure=_code(document["exception"]))
+    if status == "failed":
+        return Outcome("failed", failure="task_failed") if "completion_t" in document else None
     if status == "success":
         return Outcome("failed", failure="result_missing")
     return Outcome("pending")

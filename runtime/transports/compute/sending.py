@@ -120,7 +120,7 @@ class Sender:
             return
         for parcel, task in zip(parcels, tasks, strict=True):
             desk.parcels.out(parcel, task, desk.clock())
-            parcel.sent(now)
+            parcel.waits(now, desk.resend_seconds)
         place.group = str(event["group"])
         place.troubles, place.resume = 0, 0.0
         desk.book.submitted(place.site, place.group, parcels)
@@ -184,7 +184,7 @@ class Sender:
         for parcel in parcels:
             parcel.maybe = bool(tasks)
             if tasks:
-                parcel.sent(now)
+                parcel.waits(now, desk.resend_seconds)
             else:
                 parcel.due = now
         desk.found |= dict.fromkeys(tasks, place.site)

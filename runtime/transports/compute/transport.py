@@ -19,6 +19,7 @@ One thread, the caller's; nothing happens between two calls of `poll`.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -94,25 +95,18 @@ class ComputeTransport:
         fresh, now = Parcel.of(site, ticket, delivery), desk.timer()
         known = desk.parcels.get(ticket)
         if known is None:
-            fresh.due, fresh.resend = now, desk.resend_seconds
+            fresh.due = now
             older = desk.parcels.add(fresh)
             if older:
                 desk.book.save(older)
             return
         waits = known.awaited and known.outstanding > 0 and known.purpose == fresh.purpose
         if not waits:
-            known.due, known.resend = max(now, known.due if known.troubles else now), desk.resend_seconds
-        elif known.resend == 0.0:
-            self._resume(known, now)
+            known.due = max(now, known.due if known.troubles else now)
+        elif math.isinf(known.due):  # it was sent in an earlier life, and the silence began then
+            silence = desk.clock() - max(known.tasks.values(), default=desk.clock())
+            known.waits(now - max(silence, 0), desk.resend_seconds)
         known.purpose, known.delivery, known.awaited = fresh.purpose, delivery, True
-
-    def _resume(self, parcel: Parcel, now: float) -> None:
-        """Take up the count of an earlier life: the silence began when the last task was sent."""
-        desk = self._desk
-        parcel.resend = desk.resend_seconds * 2.0 ** max(parcel.outstanding - 1, 0)
-        silence = desk.clock() - max(parcel.tasks.values(), default=desk.clock())
-        parcel.due = now + max(parcel.resend - max(silence, 0), 0.0)
-        parcel.resend *= 2
 
     def poll(self, timeout: float) -> list[Arrival]:
         """Send what is due, ask what is over; return what has arrived, waiting at most ``timeout`` seconds for the first."""
