@@ -13,10 +13,11 @@ import typer
 from .output import JsonFlag, check_row, emit, plain, redact
 
 if TYPE_CHECKING:
+    from ...trust.charter.model import Charter
     from ...trust.group import Authorizer
     from ...trust.keys.member import MemberKeys
     from ..config import GlobusConfig, ServerConfig
-    from ..founding.admissions import Admission
+    from ..founding.admissions import Admission, Admissions
     from ..founding.desk import Auth, Desk, Place
 
 __all__ = ["admit"]
@@ -68,7 +69,7 @@ def admit(
     settings = load_server(config)
     beside = config.absolute().parent
     keys = load_folder(settings.keys, settings.passphrase.source().obtain())
-    place, named = _place(settings, statement or beside / "key-statement.counterseal.json", keys)
+    place, charter = _place(settings, statement or beside / "key-statement.counterseal.json", keys)
     admissions = Admissions(settings.admissions_folder, keys.signer.public)
     folder = out or beside / "proposal" / "statements"
     rows: list[Row] = []
@@ -76,10 +77,13 @@ def admit(
         publish_statements(admissions, folder)
     with ExitStack() as stack:
         if files:
-            auth = _auth(settings.globus, stack, max_session_age, require_mfa, service_account or [])
-            authorizer = _authorizer(settings, named or group)
+            globus, named = _group(settings, charter, group)
+            auth = _auth(globus, stack, max_session_age, require_mfa, service_account or [])
+            authorizer = _authorizer(settings, globus, named)
             desk = Desk(place, keys, admissions, authorizer, _now, role=role, auth=auth)
             rows = [_decide(desk, path, nonce) for path in files]
+            for row in rows:
+                row["same_person"] = _same_person(admissions, row)
     published = publish_statements(admissions, folder)
     _tell(rows, published, role, folder, as_json)
     if any(not row["admitted"] for row in rows):
@@ -90,25 +94,44 @@ def _now() -> int:
     return int(time.time())
 
 
-def _place(settings: ServerConfig, statement: Path, keys: MemberKeys) -> tuple[Place, str | None]:
-    """Return whom the desk speaks for, and the group that the charter names, if there is a charter yet."""
+def _place(settings: ServerConfig, statement: Path, keys: MemberKeys) -> tuple[Place, Charter | None]:
+    """Return whom the desk speaks for, and the charter, if there is one yet."""
     from ...trust.errors import CustodyError
     from ...trust.strict_yaml import read_regular_file
     from ..founding.charter_folder import read_charter_folder
     from ..founding.desk import Place
     from ..founding.enrol import read_server_statement
 
+    charter = None
     if (settings.charter / "charter.json").is_file():
-        charter = read_charter_folder(settings.charter, now=_now())
-        own, group = charter.statements[charter.charter.server], charter.charter.group.id
+        signed = read_charter_folder(settings.charter, now=_now())
+        own, charter = signed.statements[signed.charter.server], signed.charter
     else:
         own = read_server_statement(
             read_regular_file(statement, limit=_LIMIT, what="key statement").strip(), now=_now()
         )
-        group = None
     if own.document.key_ids != keys.key_ids or own.document.identity != settings.identity:
         raise CustodyError("these are not the keys of the server's statement", where=settings.identity)
-    return Place(own.document.federation, own.document.log_origin, settings.identity), group
+    return Place(own.document.federation, own.document.log_origin, settings.identity), charter
+
+
+def _group(
+    settings: ServerConfig, charter: Charter | None, group: str | None
+) -> tuple[GlobusConfig | None, str | None]:
+    """Return how to ask Globus, or None where the group is a roster; and the group's name. A charter has the last word."""
+    from ..errors import ConfigError
+
+    if charter is None:
+        if settings.globus is not None and group is None:
+            raise ConfigError("which group?", where="--group", remedy="Name the Globus group's UUID: --group UUID.")
+        return settings.globus, group
+    if group not in (None, charter.group.id):
+        raise ConfigError(f"the charter's group is {charter.group.id}", where="--group", remedy="Leave --group out.")
+    if charter.group.authorizer == "roster":
+        return None, charter.group.id
+    if settings.globus is None:
+        raise ConfigError("the charter's group is one of Globus, and no block globus is configured", where="globus")
+    return settings.globus, charter.group.id
 
 
 def _auth(
@@ -132,16 +155,13 @@ def _auth(
     return Auth(introspector(credentials), rules)
 
 
-def _authorizer(settings: ServerConfig, group: str | None) -> Authorizer:
-    from ..errors import ConfigError
-
-    if settings.globus is not None:
+def _authorizer(settings: ServerConfig, globus: GlobusConfig | None, group: str | None) -> Authorizer:
+    if globus is not None:
         from ..globus.authorizer import open_authorizer
 
-        if group is None:
-            raise ConfigError("which group?", where="--group", remedy="Name the Globus group's UUID: --group UUID.")
-        return open_authorizer(settings.globus, group, _now)
+        return open_authorizer(globus, group or "", _now)
     from ...trust.group import RosterAuthorizer
+    from ..errors import ConfigError
 
     if settings.roster is None:
         raise ConfigError("no group is configured", where="roster", remedy="Name a block globus, or a roster file.")
@@ -176,6 +196,17 @@ def _about(admission: Admission) -> Row:
     }
 
 
+def _same_person(admissions: Admissions, row: Row) -> list[str]:
+    """Return the other admitted identities that Globus links to this one: one person, who would sign as several members."""
+    from ..founding.admissions import linked_identities
+
+    if not row["admitted"]:
+        return []
+    found = linked_identities(admissions.records())
+    own = found[row["identity"]]
+    return sorted(other for other, linked in found.items() if other != row["identity"] and linked & own)
+
+
 def _tell(rows: list[Row], published: dict[str, Path], role: str, folder: Path, as_json: bool) -> None:
     if as_json:
         emit({"decisions": rows, "statements": {name: str(path) for name, path in published.items()}})
@@ -183,6 +214,8 @@ def _tell(rows: list[Row], published: dict[str, Path], role: str, folder: Path, 
     for row in rows:
         if row["admitted"]:
             check_row(True, row["identity"], _login(row))
+            for other in row["same_person"]:
+                check_row(None, row["identity"], f"the same person was admitted as {other}: is that one member or two?")
         else:
             check_row(False, Path(row["file"]).name, f"{row['what']} ({row['reason']})")
             if row["mend"]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -37,7 +37,7 @@ from ...trust.keys.statement import KeyStatement
 from ...trust.messages import Enrolment
 from ..errors import JournalError
 
-__all__ = ["Admission", "Admissions", "LinkedIdentities", "Rules", "Shown", "identity_sets"]
+__all__ = ["Admission", "Admissions", "LinkedIdentities", "Rules", "Shown", "identity_sets", "linked_identities"]
 
 _SUFFIX = ".admission.counterseal.json"
 _LIMIT = 1 << 20
@@ -193,8 +193,13 @@ def identity_sets(folder: Path, key: VerifyingKey) -> Mapping[str, frozenset[str
     Raises:
         CustodyError, MalformedError, SignatureError: see `Admissions.records`.
     """
+    return linked_identities(Admissions(folder, key).records())
+
+
+def linked_identities(records: Iterable[Signed[Admission]]) -> Mapping[str, frozenset[str]]:
+    """Return each admitted identity with those linked to it, from verified records, the oldest first."""
     found: dict[str, frozenset[str]] = {}
-    for one in Admissions(folder, key).records():
+    for one in records:
         record = one.document
         if record.decision.allowed:
             linked = () if record.shown is None else record.shown.identity_set

@@ -29,10 +29,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ...trust.identifiers import Identity
 from ..errors import AdmissionError, GlobusSetupError, GlobusUnavailableError
 from .asking import asking
 
@@ -101,11 +102,11 @@ class _Session(_Answer):
 
 class _Token(_Answer):
     scope: str
-    client_id: str
-    sub: str
+    client_id: Identity
+    sub: Identity
     aud: list[str]
     exp: int
-    identity_set: list[str]
+    identity_set: Annotated[list[Identity], Field(max_length=1_000)]
     session_info: _Session | None = None
 
 
@@ -156,7 +157,7 @@ def examine(answer: Mapping[str, Any], identity: str, rules: TokenRules, now: in
     if token.client_id not in rules.clients:
         raise AdmissionError(
             "token_client",
-            f"the token was obtained by the application {token.client_id[:36]}, which is none of the members'",
+            f"the token was obtained by the application {token.client_id}, which is none of the members'",
             remedy="List the applications that members log in with under globus.clients.",
         )
     return _person(token, rules, now)

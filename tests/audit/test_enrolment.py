@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,7 @@ from counterseal.audit.show import timeline
 from counterseal.tests.audit.story import SERVER, SITES, Story, digest, statement, tell
 from counterseal.tests.audit.test_verify import judged
 from counterseal.trust.charter.model import Group
-from counterseal.trust.charter.signing import sign_charter, verify_charter
 from counterseal.trust.documents import sign
-from counterseal.trust.identifiers import sha256
 from counterseal.trust.keys.member import MemberKeys
 
 A, B, _ = SITES
@@ -99,13 +98,9 @@ def test_an_enrolment_gives_nobody_a_key(tmp_path: Path) -> None:
 
 def test_members_of_a_globus_group_without_an_enrolment_are_named(tmp_path: Path) -> None:
     story = Story(tmp_path / "log")
-    draft = story.charter.charter.model_copy(
-        update={"group": Group(id="5d0f7e0c-6e5b-4c53-8f1c-6c8f3d1f2a10", authorizer="globus")}
-    )
-    raw = draft.payload()
-    now = story.about(SERVER)["time"]
-    signatures = [sign_charter(raw, name, story.keys[name].signer, sha256(raw), now=now).raw for name in story.keys]
-    story.charter = verify_charter(raw, signatures, now=now)
+    # Not a charter that a reader would take: its members are not named by UUIDs. Only what is said of them is tested here.
+    group = Group.model_construct(id="test-group", authorizer="globus")
+    story.charter = replace(story.charter, charter=story.charter.charter.model_copy(update={"group": group}))
     story.attacks = enrolled(enrolment)
     findings = judged(tell(story))
     assert findings.passed

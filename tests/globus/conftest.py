@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from counterseal.tests.globus.ceremony_world import Ceremony, convene, draw_keys
 from counterseal.tests.standin.cloud import Cloud
 from counterseal.tests.standin.world import StandIn
 
@@ -30,3 +31,15 @@ def standin() -> Iterator[StandIn]:
             yield made
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def key_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Key folders of everybody at the ceremony of enrolment."""
+    return draw_keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def ceremony(cloud: Cloud, tmp_path: Path, key_folders: Path) -> Ceremony:
+    """A server and three sites, before there is a federation."""
+    return convene(cloud, tmp_path, key_folders)

@@ -201,6 +201,8 @@ NONSENSE: dict[str, Any] = {
         "active": True, "scope": 1, "client_id": "c", "sub": "s", "exp": 1, "identity_set": [], "aud": []},
     "times as text": {
         "active": True, "scope": "x", "client_id": "c", "sub": "s", "exp": "1", "identity_set": [], "aud": []},
+    "an identity with a line break": {
+        "active": True, "scope": "x", "client_id": "c", "sub": "s1", "exp": 1, "identity_set": ["s1\n"], "aud": []},
     "a login without a time": {
         "active": True, "scope": "x", "client_id": "c", "sub": "s", "exp": 1, "identity_set": [], "aud": [],
         "session_info": {"authentications": {"s": {"amr": ["mfa"]}}}},
