@@ -211,44 +211,44 @@ class Levers:
         - extra: list ``count`` unknown tasks more in a task group
         """
         with self._state.lock:
-            self._compute.meddling.order(kind, endpoint, times, seconds, text, count)
+            self._compute.records.meddling.order(kind, endpoint, times, seconds, text, count)
 
     def clear_meddling(self) -> None:
         """Forget all that `meddle` ordered."""
         with self._state.lock:
-            self._compute.meddling.clear()
+            self._compute.records.meddling.clear()
 
     def enforce_allowed(self, enforce: bool) -> None:
         """Say whether the service itself refuses functions that an endpoint does not list; the daemon does so, too."""
-        self._compute.enforce_allowed = enforce
+        self._compute.records.enforce_allowed = enforce
 
     def online(self, endpoint: str) -> bool:
         """Return whether the endpoint, or user endpoint, has given a sign of life lately."""
         with self._state.lock:
-            return self._compute.is_online(endpoint)
+            return self._compute.records.is_online(endpoint)
 
     def endpoints(self) -> dict[str, dict[str, Any]]:
         """Return each endpoint's owner, name, allowed functions, and user endpoints with whether they live."""
         with self._state.lock:
-            return {each.uuid: self._endpoint(each) for each in self._compute.endpoints.values()}
+            return {each.uuid: self._endpoint(each) for each in self._compute.records.endpoints.values()}
 
     def _endpoint(self, endpoint: Endpoint) -> dict[str, Any]:
-        users = [each.uuid for each in self._compute.user_endpoints.values() if each.parent == endpoint.uuid]
+        users = [each.uuid for each in self._compute.records.user_endpoints.values() if each.parent == endpoint.uuid]
         return {
             "owner": endpoint.owner,
             "name": endpoint.document.get("endpoint_name"),
-            "online": self._compute.is_online(endpoint.uuid),
+            "online": self._compute.records.is_online(endpoint.uuid),
             "allowed_functions": endpoint.allowed,
             "public": bool(endpoint.document.get("public")),
             "multi_user": bool(endpoint.document.get("multi_user")),
             "metadata": endpoint.document.get("metadata"),
-            "user_endpoints": {user: self._compute.is_online(user) for user in users},
+            "user_endpoints": {user: self._compute.records.is_online(user) for user in users},
         }
 
     def tasks(self, endpoint: str | None = None) -> dict[str, dict[str, Any]]:
         """Return each task's status, function, endpoint, group, and how often it was delivered, answered and fetched."""
         with self._state.lock:
-            tasks = [each for each in self._compute.tasks.values() if endpoint in (None, each.endpoint)]
+            tasks = [each for each in self._compute.records.tasks.values() if endpoint in (None, each.endpoint)]
             return {each.uuid: {**asdict(each), "data": None} for each in tasks}
 
     # Faults --------------------------------------------------------------------------------------------------------
@@ -300,9 +300,9 @@ class Levers:
                 "groups": {name: self.members(name) for name in self._state.groups},
                 "tokens": len(self._state.tokens),
                 "endpoints": self.endpoints(),
-                "functions": {name: each.owner for name, each in self._compute.functions.items()},
+                "functions": {name: each.owner for name, each in self._compute.records.functions.items()},
                 "tasks": self.tasks(),
-                "unknown_results": self._compute.unknown_results,
+                "unknown_results": self._compute.records.unknown_results,
                 "codes": [_code(each) for each in self._state.codes.values()],
             }
 

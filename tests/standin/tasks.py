@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
 import os
 import pickle
 import time
@@ -12,7 +14,18 @@ from typing import Any
 
 from .state import new_id
 
-__all__ = ["Endpoint", "Function", "Heartbeat", "Meddling", "Task", "TaskGroup", "UserEndpoint", "hostile"]
+__all__ = [
+    "Endpoint",
+    "Function",
+    "Heartbeat",
+    "Meddling",
+    "Records",
+    "Task",
+    "TaskGroup",
+    "UserEndpoint",
+    "hostile",
+    "listed",
+]
 
 WAITING, RUNNING, SUCCESS, FAILED = "waiting-for-ep", "running", "success", "failed"
 KINDS = ("lose", "redeliver", "repeat", "delay", "hostile", "replace", "forget", "extra")
@@ -153,6 +166,33 @@ def hostile(command: str) -> str:
     return "00\n" + base64.b64encode(pickle.dumps(_Trap(command))).decode()
 
 
-def new_user_endpoint(parent: str, key: str) -> UserEndpoint:
-    """Return a user endpoint of ``parent`` for ``key``."""
-    return UserEndpoint(new_id(), parent, f"uep.{parent}.{key}")
+def listed(task: str) -> dict[str, str]:
+    """Return a task as its group lists it."""
+    return {"id": task, "created_at": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())}
+
+
+class Records:
+    """All functions, endpoints and tasks."""
+
+    def __init__(self) -> None:
+        self.meddling = Meddling()
+        self.enforce_allowed = True
+        self.functions: dict[str, Function] = {}
+        self.endpoints: dict[str, Endpoint] = {}
+        self.user_endpoints: dict[str, UserEndpoint] = {}
+        self.heartbeats: dict[str, Heartbeat] = {}
+        self.groups: dict[str, TaskGroup] = {}
+        self.tasks: dict[str, Task] = {}
+        self.unknown_results = 0
+
+    def is_online(self, endpoint: str) -> bool:
+        """Return whether ``endpoint`` has given a sign of life lately."""
+        return endpoint in self.heartbeats and self.heartbeats[endpoint].is_live()
+
+    def user_endpoint(self, parent: str, identity: str, options: dict[str, Any]) -> UserEndpoint:
+        """Return the user endpoint that ``parent`` starts for ``identity`` and ``options``: always the same one."""
+        key = json.dumps([parent, identity, options], sort_keys=True)
+        if key not in self.user_endpoints:
+            name = f"uep.{parent}.{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+            self.user_endpoints[key] = UserEndpoint(new_id(), parent, name)
+        return self.user_endpoints[key]
