@@ -277,6 +277,12 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+def test_of_two_young_logins_the_one_with_two_factors_counts() -> None:
+    entries = {"anna": {"auth_time": 9_990, "amr": ["pwd"]}, "anna2": {"auth_time": 9_000, "amr": ["mfa"]}}
+    found = examine(ANSWER | {"session_info": {"authentications": entries}}, "anna", RULES, 10_000)
+    assert (found.authenticated, found.mfa, found.session_age) == ("anna2", True, 1_000)
+
+
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_an_answer_must_not_be(change: str) -> None:
     values, reason = CHANGES[change]
