@@ -35,7 +35,7 @@ def private(path: Path, text: str) -> Path:
 
 @dataclass(frozen=True)
 class HeartFederation:
-    """Three sites and a server, whose identities are those of their service accounts."""
+    """Four sites and a server, whose identities are those of their service accounts."""
 
     cloud: Cloud
     group: str
@@ -51,7 +51,7 @@ class HeartFederation:
         folder.mkdir(parents=True, exist_ok=True)
         configs: dict[str, GlobusConfig] = {}
         names = []
-        for name in ("server", "site-a", "site-b", "site-c"):
+        for name in ("server", "site-a", "site-b", "site-c", "site-d"):
             client, secret = cloud.client(name)
             place = private(folder / "secrets" / name, secret)
             configs[client] = GlobusConfig(

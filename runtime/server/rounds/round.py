@@ -37,7 +37,7 @@ from ....trust.documents import parse_document
 from ....trust.dsse import read
 from ....trust.screening import History, Verdict, examine, screen
 from ...delivery import Answer
-from ...errors import GrantError, StoreUnavailableError
+from ...errors import GrantError, GroupUnavailableError, StoreUnavailableError
 from ...progress import RoundStarted, SiteDone
 from ...transports.seam import Arrival
 from ..correspondence.late import file_late
@@ -64,12 +64,14 @@ _RETRYABLE = frozenset(
         "consistency_needed",
         "grant",
         "ledger_unavailable",
-        "outage",
         "site_unavailable",
         "store_unavailable",
     }
 )
 """What a site says when nothing is decided yet."""
+_HELD = GroupUnavailableError.code
+"""What a site says whose own authority does not answer: the round is held for it, as it is for the server's own question."""
+_HELD_SECONDS = 2
 _HOPELESS = frozenset(
     {"delivery_too_large", "endpoint_refused", "endpoint_unknown", "function_unknown", "globus_refused"}
 )
@@ -116,6 +118,7 @@ class Round:
         self._by_digest: dict[str, str] = {}
         self._started: dict[str, float] = {}
         self._resent: dict[str, int] = {}
+        self._held: dict[str, int] = {}
         self._leave: dict[str, Leave] = {}
         self._plan = plan.SynchronousSchedule(
             sites=tuple(sorted(office.parties.charter.sites, key=str.encode)),
@@ -255,6 +258,9 @@ class Round:
         silent = {digest: site for digest, site in self._by_digest.items() if self._waits_for(site)}
         for arrival in self._lookout.look(silent):
             todo += self._take(arrival, stored=True)
+        for site in [site for site, due in self._held.items() if self._office.clock() >= due]:
+            del self._held[site]
+            self._send(site)
         if self._office.parties.charter.commit_before_upload:
             self._close_receipts()
         return (*todo, *self._tell(plan.Tick()))
@@ -291,12 +297,23 @@ class Round:
         if code == GrantError.code and site in self._leave and self._leave[site].over(self._office.clock()):
             self._send(site)
             return ()
+        if code == _HELD:
+            return self._hold(site)
         self._resent[site] = self._resent.get(site, 0) + 1
         if size is not None and size <= self._office.notary.log.size and self._resent[site] <= _RESENDS:
             self._office.journal.put(f"seen/{site}", size)
             self._send(site)
             return ()
         return self._fail(site, code, retry=code in _RETRYABLE)
+
+    def _hold(self, site: str) -> tuple[plan.Decision, ...]:
+        """Send again later; but a site that was put out of the group, which then does not let it look, is not waited for."""
+        decision, run = self._office.gate.ask(site, "site"), self.desk.run
+        if decision.allowed or decision.outage:
+            self._held[site] = self._office.clock() + _HELD_SECONDS
+            return ()
+        self._office.gate.deny(f"{run}/{self.desk.step}/admission", decision, run, "admission")
+        return self._fail(site, decision.reason, retry=False)
 
     def _fail(self, site: str, reason: str, *, retry: bool) -> tuple[plan.Decision, ...]:
         decisions = self._tell(plan.Failed(self._number, site, reason, retry=retry))
