@@ -46,7 +46,7 @@ def site(standin: StandIn) -> Iterator[Site]:
     who, sleeper, unlisted = (caller.register(each) for each in (account_id, slow, account_id))
     folder = standin.folder.with_name("site")
     folder.mkdir()
-    write_endpoint(folder, "site", allowed=[who, sleeper], public=True)
+    write_endpoint(folder, "site", allowed=[who, sleeper])
     with EndpointDaemon(standin, folder, "site", client) as daemon:
         yield Site(standin, caller, daemon, who, sleeper, unlisted)
 
@@ -57,6 +57,7 @@ def _as_before(standin: StandIn) -> Iterator[None]:
     standin.control.clear_meddling()
     standin.control.clear_faults()
     standin.control.enforce_allowed(True)
+    standin.control.enforce_owner(True)
 
 
 def test_a_function_runs_as_somebody_without_privileges_and_is_polled_for(site: Site) -> None:
@@ -186,8 +187,12 @@ def test_a_killed_user_endpoint_loses_its_task_and_the_next_one_starts(site: Sit
     assert "completion_t" not in site.caller.status(lost)
 
 
-def test_a_strangers_tasks_fail_although_the_service_lets_them_through(site: Site) -> None:
+def test_a_stranger_is_refused_by_the_service_and_by_the_daemon(site: Site) -> None:
     stranger = Caller(site.standin.url, site.standin.control.client("stranger"))
+    with pytest.raises(ComputeAPIError) as refused:
+        stranger.submit(site.uuid, site.who)
+    assert (refused.value.http_status, refused.value.code) == (403, "ENDPOINT_ACCESS_FORBIDDEN")
+    site.standin.control.enforce_owner(False)
     found = stranger.wait(stranger.submit(site.uuid, site.who))
     assert found["status"] == "failed" and "untrusted identity" in found["exception"]
     assert len(site.daemon.user_endpoints()) <= 1

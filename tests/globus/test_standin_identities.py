@@ -38,6 +38,7 @@ def site(standin: StandIn) -> Caller:
 @pytest.fixture(scope="module")
 def daemon(standin: StandIn, server: Caller, site: Caller) -> Iterator[EndpointDaemon]:
     """An endpoint under the site's own account that maps the server to nobody; root's if we are root."""
+    standin.control.enforce_owner(False)  # what the daemon does is the question
     folder = standin.folder.with_name("multi")
     users = folder / "users"
     users.mkdir(parents=True)
@@ -45,7 +46,6 @@ def daemon(standin: StandIn, server: Caller, site: Caller) -> Iterator[EndpointD
     write_endpoint(
         folder,
         "multi",
-        public=True,
         email="admin@site.example",
         identity_mapping_config_path=str(mapping),
         environment={"GLOBUS_COMPUTE_USER_DIR": str(users), "PATH": f"{EndpointDaemon.programs()}:{os.defpath}"},
@@ -73,6 +73,10 @@ def test_only_a_privileged_daemon_maps_the_server_to_a_local_user(daemon: Endpoi
         assert server.serializer.deserialize(found["result"])[0] == NOBODY
     else:
         assert found["status"] == "failed" and "untrusted identity" in found["exception"]
+
+
+def test_only_a_privileged_daemon_says_that_it_is_for_others(standin: StandIn, daemon: EndpointDaemon) -> None:
+    assert standin.control.endpoints()[daemon.uuid]["multi_user"] is (os.geteuid() == 0)
 
 
 def test_identities_without_a_mapping_are_refused(standin: StandIn, daemon: EndpointDaemon) -> None:

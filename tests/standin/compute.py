@@ -147,11 +147,7 @@ class Compute:
         policy = self._state.policies.get(endpoint.document.get("authentication_policy") or "")
         if policy is not None:
             self._meet(policy, token)
-        elif not (
-            endpoint.document.get("public")
-            or endpoint.document.get("multi_user")  # the daemon's mapping decides; `public` is about being seen
-            or endpoint.owner in self._state.identity_set(token.grant.identity)
-        ):
+        elif self._is_closed(endpoint, token):
             raise Refusal(403, "ENDPOINT_ACCESS_FORBIDDEN", "not your endpoint")
         for function in tasks:
             if function not in self.records.functions:
@@ -159,6 +155,15 @@ class Compute:
             if self.records.enforce_allowed and endpoint.allowed is not None and function not in endpoint.allowed:
                 message = f"Function {function} not permitted on endpoint {endpoint.uuid}"
                 raise Refusal(403, "FUNCTION_NOT_PERMITTED", message)
+
+    def _is_closed(self, endpoint: Endpoint, token: Token) -> bool:
+        """Return whether only the owner may submit there: one without an identity mapping has no use for others.
+
+        ``public`` plays no part: by the daemon's documentation it is about being found, not about access.
+        """
+        mapped = endpoint.document.get("multi_user")
+        owner = endpoint.owner in self._state.identity_set(token.grant.identity)
+        return self.records.enforce_owner and not mapped and not owner
 
     def _meet(self, policy: dict[str, Any], token: Token) -> None:
         """Refuse a caller whose login does not meet ``policy``, in the way that lets a client log in again."""

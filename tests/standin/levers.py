@@ -222,6 +222,10 @@ class Levers:
         """Say whether the service itself refuses functions that an endpoint does not list; the daemon does so, too."""
         self._compute.records.enforce_allowed = enforce
 
+    def enforce_owner(self, enforce: bool) -> None:
+        """Say whether the service itself refuses strangers at an endpoint without an identity mapping; the daemon does, too."""
+        self._compute.records.enforce_owner = enforce
+
     def online(self, endpoint: str) -> bool:
         """Return whether the endpoint, or user endpoint, has given a sign of life lately."""
         with self._state.lock:

@@ -177,6 +177,7 @@ class Records:
     def __init__(self) -> None:
         self.meddling = Meddling()
         self.enforce_allowed = True
+        self.enforce_owner = True
         self.functions: dict[str, Function] = {}
         self.endpoints: dict[str, Endpoint] = {}
         self.user_endpoints: dict[str, UserEndpoint] = {}
