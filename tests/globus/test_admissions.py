@@ -20,6 +20,8 @@ from counterseal.trust.keys.custody import create_folder
 from counterseal.trust.keys.passphrase import Passphrase
 from counterseal.trust.keys.signing import SoftwareSigner
 
+pytestmark = pytest.mark.processes  # the stand-in for Globus is a server
+
 
 @pytest.fixture(autouse=True)
 def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +143,6 @@ with (admissions := Admissions(folder / "admissions", signer.public, probe=probe
 """
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize(("step", "whole"), [("admission.write", 0), ("admission.publish", 0), ("admission.done", 1)])
 def test_a_killed_command_leaves_no_half_record_and_no_lock(step: str, whole: int, tmp_path: Path) -> None:
     keys, secret = keys_of("server"), private(tmp_path / "passphrase", "nobody-guesses-this-4711")

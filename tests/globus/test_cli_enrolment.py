@@ -9,6 +9,8 @@ from counterseal.tests.globus.ceremony_world import NAMES, Ceremony
 from counterseal.tests.globus.enrolment_world import ENDPOINT, MFA
 from counterseal.tests.runtime.cli_world import call, document
 
+pytestmark = pytest.mark.processes  # the stand-in for Globus is a server
+
 
 @pytest.fixture(autouse=True)
 def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:

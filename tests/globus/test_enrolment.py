@@ -21,6 +21,8 @@ from counterseal.tests.globus.enrolment_world import (
 )
 from counterseal.tests.standin.cloud import Cloud
 
+pytestmark = pytest.mark.processes  # the stand-in for Globus is a server
+
 
 @pytest.fixture(autouse=True)
 def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ from counterseal.tests.runtime.cli_world import call, document
 from counterseal.trust.canonical import canonical
 from counterseal.trust.errors import SignatureError
 
+pytestmark = pytest.mark.processes  # the stand-in for Globus is a server
+
 
 @pytest.fixture(autouse=True)
 def no_power_cuts(monkeypatch: pytest.MonkeyPatch) -> None:
