@@ -5,6 +5,7 @@ Nothing here decides anything. Everything printed was built from names of our ow
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ...audit.checks.findings import Status
+from ...trust.charter.model import Charter
 from ...trust.charter.signing import fingerprint
 from ..central import CentralAccount
 from ..progress import RoundDone, RoundStarted, RunDone, RunStarted, SiteDone
@@ -39,6 +41,8 @@ __all__ = ["Screen"]
 
 _STATUS = {Status.PASS: "green", Status.FAIL: "bold red", Status.UNDECIDED: "yellow", Status.NOT_COVERED: ""}
 _STYLES = {"admitted": "green", "rejected": "red", "failed": "red", "refused": "yellow", "expired": "yellow"}
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class Screen:
@@ -119,11 +123,20 @@ def _founded(event: DataReady) -> Panel:
     founded, charter = event.founded, event.founded.charter.charter
     lines = [
         f"{charter.title}",
-        f"{len(charter.sites)} sites and a server, each with its own folder, keys, roster file and process",
+        f"{len(charter.sites)} sites and a server, each with its own folder, keys and process; members: {_source(charter)}",
         f"quorum: {charter.quorum.k} of {len(charter.sites)} cosignatures, at most {charter.quorum.f} liar",
         f"charter {fingerprint(founded.digest)}",
     ]
     return Panel("\n".join(lines), title="Founded" if founded.fresh else "Going on", title_align="left")
+
+
+def _source(charter: Charter) -> str:
+    return "a roster file each" if charter.group.authorizer == "roster" else f"Globus group {charter.group.id}"
+
+
+def _short(identity: str) -> str:
+    """Return an identity as tables show it: of a UUID the first eight digits."""
+    return f"{identity[:8]}…" if _UUID.fullmatch(identity) else identity
 
 
 def _data(event: DataReady) -> Group:
@@ -131,7 +144,7 @@ def _data(event: DataReady) -> Group:
     caption = "From this demonstration's own partitioner. Such counts are private: they enter neither log nor report."
     table = _table("site", *classes, "all")
     for site, counts in event.counts.items():
-        table.add_row(site, *(str(count) if count else "·" for count in counts), str(sum(counts)))
+        table.add_row(_short(site), *(str(count) if count else "·" for count in counts), str(sum(counts)))
     return _titled("Examples of each class at each site", table, caption)
 
 
@@ -154,7 +167,7 @@ def _round(event: RoundDone) -> Group:
     for one in event.sites:
         verdict = one.verdict + "".join(f" {code}" for code in (*one.reasons, *one.flags))
         table.add_row(
-            one.site,
+            _short(one.site),
             "" if one.norm is None else f"{one.norm:.3f}",
             Text(verdict, style=_STYLES.get(one.verdict, "")),
             f"{one.seconds:.1f}",
@@ -182,7 +195,9 @@ def _spent(result: DemoResult) -> tuple[RenderableType, ...]:
         )
         again = Text(f"{one.recomputed:g}", style="green" if one.agrees else "bold red")
         released = f"{one.spending.releases} of {one.terms.releases}"
-        table.add_row(one.site, one.terms.mechanism, protects, released, f"{one.stated:g}", f"{one.delta:.3g}", again)
+        table.add_row(
+            _short(one.site), one.terms.mechanism, protects, released, f"{one.stated:g}", f"{one.delta:.3g}", again
+        )
     caption = "Stated by the sites in signed receipts; computed again from the terms in the log (`counterseal audit privacy`)."
     return (_titled("What each site's releases can say, at most", table, caption),)
 
@@ -230,9 +245,8 @@ def _accuracy(result: DemoResult) -> Group:
 
 def _evidence(result: DemoResult) -> Table:
     run, sealed, charter = result.run, result.sealed, result.founded.charter.charter
-    witnessed = (
-        f"{charter.quorum.k} of {len(charter.sites)} needed; the last commit was cosigned by {', '.join(run.cosigners)}"
-    )
+    cosigners = ", ".join(map(_short, run.cosigners))
+    witnessed = f"{charter.quorum.k} of {len(charter.sites)} needed; the last commit was cosigned by {cosigners}"
     lines = run.checkpoint.split("\n")
     return _facts(
         ("outcome", run.outcome + (f" ({run.reason})" if run.reason else "")),
