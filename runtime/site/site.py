@@ -265,7 +265,7 @@ class Site:
         if decision.outage:
             raise GroupUnavailableError(
                 "this site cannot ask its authority about the server",
-                where=decision.source,
+                where=f"{decision.source}: {decision.reason}",
                 remedy="Nothing was decided; the server delivers again.",
             )
         return decision
