@@ -206,7 +206,7 @@ def _s3_store(config: S3StoreConfig) -> S3Store:
 
     return S3Store(
         _place(config),
-        protection=Protection(config.sse, config.retention_days),
+        protection=Protection(config.sse, config.retention_days, config.sse_key),
         grant_seconds=config.grant_seconds,
         ca_file=None if config.ca_file is None else str(config.ca_file),
         proxy=config.proxy,

@@ -90,6 +90,7 @@ def _bucket(
         readers=readers,
         locks=store.retention_days is not None,
         kms=store.sse == "aws:kms",
+        kms_key=store.sse_key if store.sse_key is not None and store.sse_key.startswith("arn:") else None,
         grant_seconds=store.grant_seconds or 7 * _DAY,
     )
 

@@ -124,6 +124,8 @@ class S3StoreConfig(Config):
     """`http://host:port` of the proxy through which this party reaches the store; TLS goes through it unopened."""
     sse: Literal["AES256", "aws:kms"] | None = None
     """Server only: ask the store to encrypt at rest as well, under its own keys."""
+    sse_key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9:/_-]{0,500}$")] | None = None
+    """Server only: the key of `aws:kms`, by its identifier or ARN; by default the store's own default."""
     retention_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
     """Server only: days for which log, manifests and answers are locked against deletion (S3 Object Lock, compliance mode)."""
     grant_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
@@ -131,6 +133,8 @@ class S3StoreConfig(Config):
 
     @model_validator(mode="after")
     def _encrypted(self) -> S3StoreConfig:
+        if self.sse_key is not None and self.sse != "aws:kms":
+            raise ValueError("sse_key is a key of sse: aws:kms")
         if self.endpoint_url is None:
             return self
         if self.proxy is not None and not self.endpoint_url.startswith("https://"):

@@ -50,7 +50,6 @@ DOCTOR_OPERATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "DeleteObject": ("s3:DeleteObject", "s3:DeleteObjectVersion"),
     "ListObjectVersions": ("s3:ListBucketVersions",),
     "ListMultipartUploads": ("s3:ListBucketMultipartUploads",),
-    "GetBucketVersioning": ("s3:GetBucketVersioning",),
     "GetObjectLockConfiguration": ("s3:GetBucketObjectLockConfiguration",),
     "GetBucketLifecycleConfiguration": ("s3:GetLifecycleConfiguration",),
 }
@@ -61,7 +60,6 @@ _ON_BUCKET: Final = frozenset(
         "s3:ListBucket",
         "s3:ListBucketVersions",
         "s3:ListBucketMultipartUploads",
-        "s3:GetBucketVersioning",
         "s3:GetBucketObjectLockConfiguration",
         "s3:GetLifecycleConfiguration",
     }
@@ -83,7 +81,7 @@ class Bucket:
         principal: ARN of the server's user or role, needed for the bucket's policy.
         readers: ARNs of others who may read: an auditor.
         locks: whether `retention_days` is configured.
-        kms: whether `sse` is `aws:kms`.
+        kms: whether `sse` is `aws:kms`; ``kms_key`` is its key where it is known by ARN.
         grant_seconds: how long a grant lasts at most.
         payload_days: when a payload may go.
     """
@@ -97,6 +95,7 @@ class Bucket:
     readers: tuple[str, ...] = ()
     locks: bool = False
     kms: bool = False
+    kms_key: str | None = None
     grant_seconds: int = _WEEK
 
     @property
@@ -142,7 +141,9 @@ def _iam(bucket: Bucket) -> Document:
         statements.append(_allow("LocksEvidence", ["s3:PutObjectRetention"], bucket.under("log/", "runs/", "doctor/")))
     if bucket.kms and bucket.amazon:
         service = {"StringEquals": {"kms:ViaService": f"s3.{bucket.region}.amazonaws.com"}}
-        statements.append(_allow("Keys", ["kms:GenerateDataKey", "kms:Decrypt"], ["*"], Condition=service))
+        statements.append(
+            _allow("Keys", ["kms:GenerateDataKey", "kms:Decrypt"], [bucket.kms_key or "*"], Condition=service)
+        )
     return {"Version": "2012-10-17", "Statement": statements}
 
 

@@ -414,8 +414,10 @@ class S3Store:
         except BotoCoreError as error:
             kind = type(error).__name__
             raise StoreUnavailableError(f"no answer from the store ({kind})", where=key) from None
-        if answer.code in _CREDENTIALS or answer.status == 401:
-            raise StoreSetupError(f"the store refused the server's credentials ({answer.code})", where=key)
+        if answer.code in _CREDENTIALS or answer.status in (401, 403):  # an answer to HEAD has no code
+            raise StoreSetupError(
+                f"the store refused the server's credentials ({answer.code or answer.status})", where=key
+            )
         if answer.code in _ELSEWHERE:
             raise StoreSetupError(f"the bucket is in another region ({answer.code})", where="store.region")
         check_answer(answer, key)

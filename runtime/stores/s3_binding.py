@@ -5,7 +5,8 @@ Signature V4 covers these headers, so whoever holds a grant sends exactly them o
     content-length                          always: the exact length
     if-none-match: *                        an object in one piece: put once (of several parts the completion carries it)
     x-amz-checksum-sha256                   where the digest is known beforehand
-    x-amz-server-side-encryption            where the server's configuration says `sse`
+    x-amz-server-side-encryption            where the server's configuration says `sse`, and for `aws:kms` with `sse_key`
+    x-amz-server-side-encryption-aws-kms-key-id
     x-amz-object-lock-mode: COMPLIANCE      evidence (`places.is_evidence`), where it says `retention_days`, with
     x-amz-object-lock-retain-until-date     the second to which nobody can delete it
 
@@ -40,10 +41,15 @@ _HEADERS: Final = {
     "IfNoneMatch": "if-none-match",
     "ChecksumSHA256": "x-amz-checksum-sha256",
     "ServerSideEncryption": "x-amz-server-side-encryption",
+    "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
     "ObjectLockMode": "x-amz-object-lock-mode",
     "ObjectLockRetainUntilDate": "x-amz-object-lock-retain-until-date",
 }
-_ENCRYPTED: Final = {"x-amz-server-side-encryption": re.compile(r"AES256|aws:kms")}
+_KMS_KEY: Final = "x-amz-server-side-encryption-aws-kms-key-id"
+_ENCRYPTED: Final = {
+    "x-amz-server-side-encryption": re.compile(r"AES256|aws:kms"),
+    _KMS_KEY: re.compile(r"[A-Za-z0-9][A-Za-z0-9:/_-]{0,500}"),
+}
 _LOCKED: Final = {
     "x-amz-object-lock-mode": re.compile(r"COMPLIANCE"),
     "x-amz-object-lock-retain-until-date": re.compile(
@@ -59,14 +65,18 @@ class Protection:
     Attributes:
         sse: encryption at rest, under the store's own key (`AES256`) or one of its key service (`aws:kms`).
         retention_days: how long evidence is locked, in compliance mode.
+        sse_key: which key of the key service; its default where none is named.
     """
 
     sse: Literal["AES256", "aws:kms"] | None = None
     retention_days: int | None = None
+    sse_key: str | None = None
 
     def asked(self, key: str, now: float) -> dict[str, Any]:
         """Return the parameters of the request that creates ``key``: a put, or the begin of an upload in parts."""
         found: dict[str, Any] = {} if self.sse is None else {"ServerSideEncryption": self.sse}
+        if self.sse == "aws:kms" and self.sse_key is not None:
+            found["SSEKMSKeyId"] = self.sse_key
         if self.locks(key) and self.retention_days is not None:
             until = datetime.fromtimestamp(int(now) + self.retention_days * _DAY, UTC)
             found |= {
@@ -111,6 +121,8 @@ def check_headers(grant: Grant, part: GrantPart, headers: Mapping[str, str]) -> 
         pattern = free.get(name)
         if value != expected.get(name) and not (pattern and pattern.fullmatch(value)):
             raise GrantError(f"the header {name[:40]!r} does not follow from the grant", where=grant.key)
+    if _KMS_KEY in headers and headers.get("x-amz-server-side-encryption") != "aws:kms":
+        raise GrantError("a key without encryption by the key service", where=grant.key)
     locks = _LOCKED.keys() & headers.keys()
     if expected.keys() - headers.keys() or len(headers) != len(part.headers) or len(locks) == 1:
         raise GrantError("the headers do not bind what the grant says", where=grant.key)

@@ -20,7 +20,7 @@ from ....trust.errors import MalformedError, SignatureError
 from ....trust.identifiers import sha256
 from ....trust.keys.signing import VerifyingKey
 from ...delivery import ANSWER_BYTES, DELIVERY_LIMIT, Answer
-from ...errors import ObjectMissingError, StoreError
+from ...errors import ObjectMissingError, StoreError, StoreSetupError
 from ...places import answer_key
 from ...sealed_json import open_sealed
 from ..office import Office, RunFile
@@ -59,13 +59,14 @@ def stored_answer(office: Office, run: str, digest: str) -> bytes | None:
 
     Raises:
         StoreUnavailableError: the store does not answer.
+        StoreSetupError: it refuses this server.
     """
     try:
         return office.store.get(answer_key(run, digest), limit=ANSWER_BYTES)
     except ObjectMissingError:
         return None
     except StoreError as error:
-        if error.retryable:
+        if error.retryable or isinstance(error, StoreSetupError):
             raise
         _log.warning("the stored answer to ticket %s does not count: %s", digest[:16], error)
         return None
