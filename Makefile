@@ -35,11 +35,12 @@ $(ENDPOINT)/.installed: requirements/endpoint.txt
 	$(ENDPOINT)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/endpoint.txt
 	touch $@
 
-# The PKCS#11 tests run against SoftHSM2, the key tests also against the openssl program: Debian packages.
+# The PKCS#11 tests run against SoftHSM2, the key tests also against the openssl program, the endpoint tests (as root) against
+# sudo: Debian packages.
 system:
-	@command -v softhsm2-util >/dev/null && command -v openssl >/dev/null || { \
+	@command -v softhsm2-util >/dev/null && command -v openssl >/dev/null && { [ "$$(id -u)" != 0 ] || command -v sudo >/dev/null; } || { \
 	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq softhsm2 openssl >/dev/null; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq softhsm2 openssl sudo >/dev/null; \
 	  else echo "The tests need softhsm2-util and openssl: install the packages softhsm2 and openssl." >&2; exit 1; fi; }
 
 demo: install

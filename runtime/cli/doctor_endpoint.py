@@ -75,7 +75,7 @@ class EndpointChecks:
             raise Fault(f"it is the endpoint of {kit.config}", where=str(folder), remedy=_AGAIN)
         if kit.test_cloud is not None:
             raise Doubt("as the kit writes it, for a TEST CLOUD: nothing that it says is worth anything")
-        return f"{folder} is as the kit writes it: profile {kit.profile}, one function, no options from servers"
+        return f"{folder} is as the kit writes it: profile {kit.profile}, function {kit.function}{_own_words(kit)}"
 
     def accounts(self) -> str:
         """See who runs what the server sends, and that it cannot write what the site runs."""
@@ -160,6 +160,14 @@ class EndpointChecks:
         if self._kit is None:
             raise Doubt("cannot be said: the folder could not be read")
         return self._kit
+
+
+def _own_words(kit: Kit) -> str:
+    """Show what the administrator chose freely: whoever can write the folder can change it, and the record with it."""
+    options = "" if kit.batch is None else kit.batch.scheduler_options
+    shown = {"shell lines": kit.worker_init, "scheduler": options, "variables": " ".join(kit.keep)}
+    told = [f"{name}: {' | '.join(value.split(chr(10))).strip(' |')}" for name, value in shown.items() if value]
+    return f"; yours? {'; '.join(told)}" if told else "; nothing of the administrator's own"
 
 
 def _require_unwritable(path: Path, kit: Kit) -> None:

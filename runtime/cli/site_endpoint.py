@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..config import SiteConfig
     from ..endpoint.kit import Kit
 
-__all__ = ["endpoint"]
+__all__ = ["endpoint", "require_suitable"]
 
 _SCHEDULERS = {"slurm": ("sbatch", "squeue", "scancel", "sacct"), "pbs": ("qsub", "qstat", "qdel")}
 
@@ -72,7 +72,7 @@ def endpoint(
     from ..endpoint.kit import Kit
 
     settings = load_site(config)
-    _require_suitable(settings, config)
+    require_suitable(settings, config)
     folder = _absolute(out)
     batch = {
         "partition": partition,
@@ -134,7 +134,7 @@ def _only(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _require_suitable(settings: SiteConfig, config: Path) -> None:
+def require_suitable(settings: SiteConfig, config: Path) -> None:
     """Refuse what cannot work behind the launcher, before anything is written."""
     from ..errors import EndpointError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .rows_answer import ANSWERS
 from .rows_budget import BUDGET
 from .rows_delivery import DELIVERY
+from .rows_endpoint import ENDPOINT
 from .rows_enrolment import ENROLMENT
 from .rows_globus import GLOBUS
 from .rows_group import GROUP
@@ -35,6 +36,7 @@ ROWS: tuple[Row, ...] = tuple(
             *PRIVACY,
             *LOG,
             *INPUT,
+            *ENDPOINT,
         ),
         key=lambda row: (int(row.id[1:].split("-")[0]), row.id),
     )

