@@ -19,7 +19,7 @@ import pytest
 from counterseal.audit.checks.evidence import Trust
 from counterseal.audit.checks.findings import Status
 from counterseal.audit.checks.source import FolderSource
-from counterseal.audit.events import AggregateCommit, ReceiptFile, TicketExpire, UpdateReject, peek_event
+from counterseal.audit.events import AggregateCommit, ReceiptFile, RoundAbort, TicketExpire, UpdateReject, peek_event
 from counterseal.audit.tlog.tiles import decode_bundle, entry_bundles
 from counterseal.audit.verify import verify
 from counterseal.runtime.errors import StoreError, StoreSetupError, StoreUnavailableError
@@ -347,15 +347,13 @@ def of_server(passing: Passing) -> bool:
 def test_an_outage_longer_than_the_round_ends_the_round(
     local_s3: LocalS3, proxy: FaultProxy, prefix: str, tmp_path: Path
 ) -> None:
-    """Updates that cannot be read by the deadline expire with the reason; the round is aborted, and the run says so."""
+    """What cannot be read by the deadline is not counted; the round is aborted, the run says why, and so does the log."""
     scene = scene_on(tmp_path, local_s3, proxy.place(BUCKET, prefix), config={"round_seconds": 6})
     proxy.rule(updates, refusing(503, "SlowDown"), 10_000)
     result = scene.play()
-    assert (result.outcome, result.reason) == ("aborted", "minimum_unreachable")
-    expired = [one for one in scene.events() if isinstance(one, TicketExpire)]
-    assert {(one.site, one.reason) for one in expired} == {
-        (site, "store_unavailable") for site in scene.federation.sites
-    }
+    assert (result.outcome, result.reason) == ("aborted", "deadline")
+    assert [one.reason for one in scene.events() if isinstance(one, RoundAbort)] == ["deadline"]
+    assert {one.site for one in scene.events() if isinstance(one, TicketExpire)} == set(scene.federation.sites)
     scene.require_whole()
 
 
