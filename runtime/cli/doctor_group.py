@@ -51,6 +51,7 @@ class GroupChecks:
         yield "group: this site", self.listed
         yield "group: the server", self.server_listed
         yield "group: members", self.visible
+        yield "group: policies", self.policies
 
     @property
     def _globus(self) -> GlobusConfig | None:
@@ -106,6 +107,26 @@ class GroupChecks:
                 f"{len(found.members)} members are shown; of the charter's, these are not: {', '.join(missing)}"
             )
         return f"{found.name!r} shows its {len(found.members)} members, all {len(known)} of the charter among them"
+
+    def policies(self) -> str:
+        """See what the group asks of logins and of strangers."""
+        from ..globus.groups import describe_group
+
+        charter = self._charter()
+        if charter is None:
+            raise Doubt("which group cannot be said, as the charter does not hold")
+        with self._credentials() as credentials:
+            about = describe_group(credentials.groups(), charter.charter.group.id)
+        if about.high_assurance is None or about.enforce_session is None:
+            raise Doubt("the group's policies are not shown to this login")
+        if about.high_assurance or about.enforce_session:
+            age = "" if about.assurance_seconds is None else f" of at most {about.assurance_seconds} s"
+            raise Doubt(
+                f"the group asks for a fresh login{age}: no service account can give one, and a person's ends with it"
+            )
+        if about.join_requests:
+            raise Doubt("strangers may ask to join the group; asking makes nobody a member")
+        return f"{about.group_visibility} group, members shown to {about.members_visibility}, no fresh login asked for"
 
     def _credentials(self) -> Credentials:
         from ..globus.credentials import Credentials

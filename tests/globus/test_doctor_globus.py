@@ -119,10 +119,22 @@ def _bad(found: dict[str, Check]) -> dict[str, Check]:
 
 def test_a_healthy_group(place: Place) -> None:
     found = place.group_checks()
-    assert tuple(found) == ("globus: login", "group: this site", "group: the server", "group: members")
+    names = ("globus: login", "group: this site", "group: the server", "group: members", "group: policies")
+    assert tuple(found) == names
     assert _bad(found) == {}, found
     assert "TEST CLOUD" in found["group: this site"].what, "nobody takes a stand-in for Globus"
     assert "2 members" in found["group: members"].what
+    assert "private group, members shown to members" in found["group: policies"].what
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"join_requests": True}, "strangers may ask"), ({"is_high_assurance": None}, "are not shown")],
+)
+def test_policies_that_a_person_should_know(place: Place, changes: dict[str, Any], told: str) -> None:
+    place.cloud._state.groups[place.group].document["policies"].update(changes)
+    found = place.group_checks()["group: policies"]
+    assert found.ok is None and told in found.what
 
 
 @pytest.mark.parametrize(
