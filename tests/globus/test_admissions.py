@@ -106,11 +106,14 @@ def test_statements_are_written_for_the_admitted_alone_and_never_over_others(hal
     assert (out / statement_file(hall.anna)).read_bytes() == first
 
 
-def test_linked_identities_follow_the_folder(hall: Hall) -> None:
+def test_linked_identities_follow_the_folder(hall: Hall, cloud: Cloud) -> None:
     linked = LinkedIdentities(hall.folder / "admissions", keys_of("server").signer.public)
     assert linked() == {}
     hall.desk().decide(hall.enrolment())
     assert linked() == {hall.anna: frozenset({hall.anna})}
+    otto = cloud.person("otto@uni.example")
+    assert hall.refusal(hall.enrolment(hall.token(otto), identity=otto, name="otto")) == "not_a_member"
+    assert set(linked()) == {hall.anna}, "a refusal links nobody"
     stranger = LinkedIdentities(hall.folder / "admissions", keys_of("anna").signer.public)
     with pytest.raises(SignatureError):
         stranger()
