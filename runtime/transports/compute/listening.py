@@ -162,7 +162,8 @@ class Listener:
             desk.arrive(parcel, answer, failure, well=failure is None and fault in {None, "consistency_needed"})
             return
         desk.counts[f"hidden {failure or fault}"] += 1
-        _log.info("a task of %s brought no answer: %s", parcel.site, failure or fault)
+        level = logging.INFO if parcel.troubles else logging.WARNING  # a person is told once
+        _log.log(level, "a task of %s brought no answer (%s); it is sent again", parcel.site, failure or fault)
         if fault == "busy" and parcel.outstanding:
             parcel.busy(now, desk.resend_seconds)
         else:

@@ -34,6 +34,7 @@ _LONGEST = 2 * DELIVERY_LIMIT
 
 _WORDS = (
     ("another instance", "endpoint_not_ready"),
+    ("unable to start user endpoint", "endpoint_not_ready"),
     ("worker_lost", "worker_lost"),
     ("workerlost", "worker_lost"),
     ("managerlost", "manager_lost"),

@@ -84,6 +84,7 @@ class ComputeTransport:
         self._listener = Listener(self._desk)
         self._watch = Watch(self._desk, self._sender)
         self._tidied = clock()
+        self._closed = False
 
     def dispatch(self, site: str, ticket: str, delivery: bytes) -> None:
         """Remember ``delivery``; it goes out with the next `poll`."""
@@ -146,8 +147,10 @@ class ComputeTransport:
 
     def close(self) -> None:
         """Let go of the child and of the journal; what is out stays out."""
-        self._desk.link.close()
-        self._desk.book.close()
+        if not self._closed:
+            self._closed = True
+            self._desk.link.close()
+            self._desk.book.close()
 
     def _step(self) -> None:
         now, clock = self._desk.timer(), self._desk.clock()

@@ -1,0 +1,158 @@
+"""`counterseal site answer`: one JSON answer and exit status 0, whatever happens; why is told at the site and nowhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from counterseal.runtime.api import run_federation
+from counterseal.runtime.config import load_server, load_site
+from counterseal.runtime.delivery import DELIVERY_LIMIT, Answer
+from counterseal.runtime.errors import ConfigError, JournalError
+from counterseal.runtime.journal import Journal
+from counterseal.runtime.site.answering import answer_once
+from counterseal.runtime.transports.seam import Arrival
+from counterseal.trust.canonical import parse
+from counterseal.trust.errors import CustodyError
+
+from .cli_world import SITES, World, execute, require_clean
+from .compute_world import make_delivery
+
+TICKET, DELIVERY = make_delivery(SITES[0])
+
+
+class Handler:
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+    def handle(self, delivery: bytes) -> bytes:
+        if self.error is not None:
+            raise self.error
+        return b'{"ticket":null}'
+
+
+def fails(error: BaseException) -> Callable[[], Any]:
+    def open_site() -> Any:
+        raise error
+
+    return open_site
+
+
+def test_an_answer_is_passed_on() -> None:
+    assert answer_once(lambda: contextlib.nullcontext(Handler()), DELIVERY) == b'{"ticket":null}'
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (JournalError("PATIENT-42 is at work"), "busy"),
+        (ConfigError("PATIENT-42 is no path"), "site_unavailable"),
+        (CustodyError("PATIENT-42 is no passphrase"), "site_unavailable"),
+        (ValueError("PATIENT-42"), "site_unavailable"),
+        (SystemExit("PATIENT-42"), "site_unavailable"),
+    ],
+)
+def test_a_site_that_cannot_be_opened_is_one_code(error: BaseException, code: str) -> None:
+    told = answer_once(fails(error), DELIVERY)
+    found = Answer.from_json(parse(told))
+    assert found.fault is not None and (found.ticket, found.fault.code) == (TICKET, code)
+    assert b"PATIENT" not in told
+
+
+@pytest.mark.parametrize("delivery", [b"", b"{}", b"\xff", b"[" * 1000, bytes(DELIVERY_LIMIT + 1)])
+def test_what_is_no_delivery_names_no_ticket(delivery: bytes) -> None:
+    found = Answer.from_json(parse(answer_once(fails(JournalError("busy")), delivery)))
+    assert found.fault is not None and (found.ticket, found.fault.code) == (None, "busy")
+
+
+def test_what_fails_in_a_site_is_one_code() -> None:
+    told = answer_once(lambda: contextlib.nullcontext(Handler(SystemExit("PATIENT-42"))), DELIVERY)
+    assert b"site_unavailable" in told and b"PATIENT" not in told
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World.make(tmp_path, rounds=1)
+
+
+def answer(world: World, site: str, delivery: bytes, *options: object) -> tuple[Answer, str]:
+    done = execute("site", "answer", "--config", world.site(SITES.index(site)), *options, stdin=None, input=delivery, text=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(b"\n") == 1
+    return Answer.from_json(parse(done.stdout.strip(), limit=DELIVERY_LIMIT)), done.stderr.decode()
+
+
+@pytest.mark.processes
+def test_a_whole_run_by_one_process_for_each_delivery(world: World) -> None:
+    class Launchers:
+        """What endpoints and launchers do, without endpoints and launchers."""
+
+        def __init__(self) -> None:
+            self.arrived: list[Arrival] = []
+
+        def dispatch(self, site: str, ticket: str, delivery: bytes) -> None:
+            found, _ = answer(world, site, delivery)
+            assert found.fault is None and found.ticket == ticket
+            self.arrived.append(Arrival(site, ticket, json.dumps(found.model_dump(mode="json")).encode()))
+
+        def poll(self, timeout: float) -> list[Arrival]:
+            found, self.arrived = self.arrived, []
+            return found
+
+        def recover(self, tickets: dict[str, str]) -> set[str]:
+            return set()
+
+        def close(self) -> None:
+            pass
+
+    settings = load_server(world.server)
+    result = run_federation(settings, transport=Launchers())
+    assert (result.outcome, result.versions, result.witnessed) == ("completed", 1, True)
+    assert set(result.final or {}) == set(SITES)
+
+
+@pytest.mark.processes
+def test_a_held_state_is_busy_after_the_patience(world: World) -> None:
+    site = SITES[0]
+    held = Journal(load_site(world.site(SITES.index(site))).state / "site.sqlite")
+    try:
+        found, told = answer(world, site, DELIVERY, "--patience", "0.2")
+    finally:
+        held.close()
+    assert found.fault is not None and (found.ticket, found.fault.code) == (TICKET, "busy")
+    assert "another process" in told
+
+
+@pytest.mark.processes
+def test_why_a_site_cannot_answer_stays_at_the_site(world: World) -> None:
+    site = SITES[0]
+    settings = load_site(world.site(SITES.index(site)))
+    assert settings.passphrase.file is not None
+    settings.passphrase.file.write_text("another passphrase")
+    found, told = answer(world, site, DELIVERY)
+    assert found.fault is not None and found.fault.code == "site_unavailable"
+    log = settings.state / "answers.log"
+    assert log.stat().st_mode & 0o777 == 0o600
+    for text in (told, log.read_text()):
+        assert "cannot be opened" in text and "passphrase" in text and "another passphrase" not in text
+
+
+@pytest.mark.processes
+def test_rubbish_is_refused_by_the_site_itself(world: World) -> None:
+    for delivery in (b"rubbish", bytes(DELIVERY_LIMIT + 1), b""):
+        found, _ = answer(world, SITES[0], delivery)
+        assert found.fault is not None and (found.ticket, found.fault.code) == (None, "malformed")
+
+
+@pytest.mark.processes
+def test_only_the_command_line_itself_has_another_exit_code(world: World) -> None:
+    require_clean(execute("site", "answer"), 2)
+    done = execute("site", "answer", "--config", world.folder / "none.yaml", stdin=subprocess.DEVNULL)
+    require_clean(done, 0)
+    assert json.loads(done.stdout)["fault"]["code"] == "site_unavailable"
