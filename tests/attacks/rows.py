@@ -13,6 +13,7 @@ from .rows_input import INPUT
 from .rows_ledger import LEDGER
 from .rows_log import LOG
 from .rows_privacy import PRIVACY
+from .rows_s3 import S3
 from .rows_secrecy import SECRECY
 from .rows_server import SERVER_ROWS
 from .rows_storage import STORAGE
@@ -31,6 +32,7 @@ ROWS: tuple[Row, ...] = tuple(
             *GLOBUS,
             *ENROLMENT,
             *SECRECY,
+            *S3,
             *BUDGET,
             *LEDGER,
             *PRIVACY,

@@ -40,7 +40,7 @@ class Row:
     expected: str
     play: Callable[[], str]
     served: bool = False
-    """Whether it starts a server on this machine: the stand-in for Globus."""
+    """Whether it starts a server on this machine: the stand-in for Globus, or S3."""
 
     @property
     def promise(self) -> str:
