@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+import time
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -19,6 +20,7 @@ from counterseal.runtime.errors import (
     GlobusUnavailableError,
     LoginNeededError,
 )
+from counterseal.runtime.globus.authorizer import open_authorizer
 from counterseal.runtime.globus.credentials import (
     GROUPS_SERVER,
     GROUPS_VIEW_SCOPE,
@@ -428,3 +430,54 @@ def test_secrets_are_in_no_text_of_an_error(person: Person, monkeypatch: pytest.
                 texts += [str(error), repr(error), *getattr(error, "__notes__", [])]
     assert len(texts) == 8
     assert not any(person.secret in text for text in texts)
+
+
+# What a running party meets ---------------------------------------------------------------------------------------------
+
+
+def test_a_new_login_is_found_by_a_party_that_runs(person: Person) -> None:
+    person.log_in().close()
+    group = person.cloud.group("heart", {person.identity: ("member", "active")})
+    authorizer = open_authorizer(person.config, group, lambda: 7)
+    answers: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("counterseal.runtime.globus.authorizer.KEPT_SECONDS", 0.0)
+        patch.setattr("counterseal.runtime.globus.authorizer.FAILURE_SECONDS", 0.0)
+        for change in (lambda: 0, lambda: person.cloud.revoke(person.identity), lambda: person.log_in().close()):
+            change()
+            answers.append(authorizer.check(frozenset({person.identity}), "site").reason)
+        person.tokens.chmod(0o644)
+        person.cloud.revoke(person.identity)
+        answers.append(authorizer.check(frozenset({person.identity}), "site").reason)
+    assert answers == ["active", "login_needed", "active", "login_needed"]
+
+
+def test_a_service_that_does_not_answer_is_given_up_in_time(person: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("counterseal.runtime.globus.asking._SECONDS", 0.3)
+    person.log_in().close()
+    group = person.cloud.group("heart", {person.identity: ("member", "active")})
+    authorizer = open_authorizer(person.config, group, lambda: 7)
+    person.cloud.fault("groups", "/v2/groups", times=None, delay=1.5)
+    started = time.monotonic()
+    assert authorizer.check(frozenset({person.identity}), "site").reason == "outage"
+    assert time.monotonic() - started < 1.2
+
+
+def test_a_policy_on_the_session_says_what_to_do(person: Person) -> None:
+    asked = {"session_message": "log in again", "session_required_mfa": True, "session_required_policies": ["x"]}
+    person.log_in().close()
+    person.cloud.fault(
+        "groups", "/v2/groups", status=403, body={"code": "FORBIDDEN", "authorization_parameters": asked}
+    )
+    with person.open() as login, pytest.raises(GlobusRefusedError) as caught, asking("group"):
+        login.groups().get_group(person.identity)
+    assert caught.value.status == 403
+    assert "with a second factor and what a policy asks" in caught.value.remedy
+
+
+@pytest.mark.parametrize("body", [[], {}, {"identity_set": []}, {"sub": "anna"}, {"sub": None}, "x"])
+def test_an_answer_about_who_this_is_that_says_nothing_is_an_outage(person: Person, body: Any) -> None:
+    with person.log_in() as login:
+        person.cloud.fault("auth", "/v2/oauth2/userinfo", status=200, body=body)
+        with pytest.raises(GlobusUnavailableError, match="not understood"):
+            who(login)
