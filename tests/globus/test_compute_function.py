@@ -23,7 +23,7 @@ Deliver = Callable[[str], str]
 @pytest.fixture
 def deliver() -> Deliver:
     """The function as a site gets it: unpacked under the list that docs/endpoint.md gives a site."""
-    site: Any = ComputeSerializer(allowed_deserializer_types=[JSONData, PureSourceTextInspect])  # type: ignore[no-untyped-call]
+    site: Any = ComputeSerializer(allowed_deserializer_types=[JSONData, PureSourceTextInspect])
     (code,) = site.unpack_buffers(function_code())
     made: Deliver = site.deserialize(code)
     return made
@@ -95,7 +95,7 @@ def test_what_the_launcher_complains_about_stays(
 
 
 def test_it_needs_nothing_but_the_standard_library() -> None:
-    (code,) = ComputeSerializer.unpack_buffers(function_code())  # type: ignore[no-untyped-call]
+    (code,) = ComputeSerializer.unpack_buffers(function_code())
     header, _, text = code.partition("\n")
     name, _, source = text.partition(":")
     assert (header, name) == ("st", "deliver")

@@ -8,7 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import dill
+import dill  # type: ignore[import-untyped]
 import pytest
 from globus_compute_sdk.errors import DeserializationError
 from globus_compute_sdk.serialize import ComputeSerializer, JSONData, PureSourceTextInspect
@@ -68,7 +68,7 @@ def test_the_sdks_restricted_serializer_would_have(tmp_path: Path) -> None:
     """Why it is not used: its list must hold a strategy for code, and a result may say that it is code."""
     mark = tmp_path / "mark"
     kinds = traps(mark)
-    allowed: Any = ComputeSerializer(allowed_deserializer_types=[JSONData, PureSourceTextInspect])  # type: ignore[no-untyped-call]
+    allowed: Any = ComputeSerializer(allowed_deserializer_types=[JSONData, PureSourceTextInspect])
     with pytest.raises(DeserializationError):
         allowed.deserialize(kinds["data, by dill"])
     assert not mark.exists()

@@ -449,7 +449,7 @@ def test_the_command_registers_and_checks(place: Place, tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     service = ComputeService(place.globus)
     assert service.is_ours(made.stdout.strip())
-    assert service.allowed(place.daemon.uuid) == {place.function}
+    assert service.allowed(place.daemon.uuid) == frozenset({place.function})
     assert service.online(place.daemon.uuid)
     service.close()
     assert run(app, ["server", "function", "--config", str(path)]).exit_code == 2

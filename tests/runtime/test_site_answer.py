@@ -82,10 +82,12 @@ def world(tmp_path: Path) -> World:
 
 
 def answer(world: World, site: str, delivery: bytes, *options: object) -> tuple[Answer, str]:
-    done = execute("site", "answer", "--config", world.site(SITES.index(site)), *options, stdin=None, input=delivery, text=False)
+    done = execute(
+        "site", "answer", "--config", world.site(SITES.index(site)), *options, stdin=None, input=delivery.decode()
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(b"\n") == 1
-    return Answer.from_json(parse(done.stdout.strip(), limit=DELIVERY_LIMIT)), done.stderr.decode()
+    assert done.stdout.count("\n") == 1
+    return Answer.from_json(parse(done.stdout.strip().encode(), limit=DELIVERY_LIMIT)), done.stderr
 
 
 @pytest.mark.processes
