@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from .output import JsonFlag, check_row, emit, plain, redact
+from .output import JsonFlag, check_row, emit, exit_code, plain, redact
 
 if TYPE_CHECKING:
+    from ...errors import CountersealError
     from ...trust.charter.model import Charter
     from ...trust.group import Authorizer
     from ...trust.keys.member import MemberKeys
@@ -30,7 +31,7 @@ def admit(
     config: Annotated[Path, typer.Option("--config", "-c", help="The server's YAML file.")],
     files: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="FILE...", help="Sealed enrolments; without any, statements are written again."),
+        typer.Argument(metavar="FILE...", help="Sealed enrolments; without any, shows who was admitted."),
     ] = None,
     group: Annotated[
         str | None, typer.Option(metavar="UUID", help="The Globus group, before a charter names it.")
@@ -55,16 +56,19 @@ def admit(
 ) -> None:
     """Open enrolments, check each token and membership once, and record every decision.
 
-    An admission makes no key valid: the charter does, which every member signs. Exit code 1 if one was not admitted.
+    An admission makes no key valid: the charter does, which every member signs. Exit code 1 if one was not admitted, 3 if
+    Globus did not answer: nothing is decided then, and the same file counts later.
 
     Example: counterseal server admit --config server.yaml --group UUID *.enrolment.counterseal.json
     """
     if nonce is not None and len(files or []) != 1:
         raise typer.BadParameter("a nonce belongs to one enrolment", param_hint="--nonce")
     from ...trust.keys.custody import load_folder
+    from ...trust.mailbox import LIMIT
+    from ...trust.strict_yaml import read_regular_file
     from ..config import load_server
     from ..founding.admissions import Admissions
-    from ..founding.desk import Desk, publish_statements
+    from ..founding.desk import Desk, newest_admissions, publish_statements
 
     settings = load_server(config)
     beside = config.absolute().parent
@@ -72,22 +76,23 @@ def admit(
     place, charter = _place(settings, statement or beside / "key-statement.counterseal.json", keys)
     admissions = Admissions(settings.admissions_folder, keys.signer.public)
     folder = out or beside / "proposal" / "statements"
-    rows: list[Row] = []
-    if admissions.records():
-        publish_statements(admissions, folder)
+    raws = {path: read_regular_file(path, limit=LIMIT, what="enrolment", follow=False).strip() for path in files or []}
+    publish_statements(admissions, folder)
+    rows, code = list[Row](), 0
     with ExitStack() as stack:
-        if files:
+        if raws:
             globus, named = _group(settings, charter, group)
             auth = _auth(globus, stack, max_session_age, require_mfa, service_account or [])
             authorizer = _authorizer(settings, globus, named)
             desk = Desk(place, keys, admissions, authorizer, _now, role=role, auth=auth)
-            rows = [_decide(desk, path, nonce) for path in files]
-            for row in rows:
-                row["same_person"] = _same_person(admissions, row)
-    published = publish_statements(admissions, folder)
-    _tell(rows, published, role, folder, as_json)
-    if any(not row["admitted"] for row in rows):
-        raise typer.Exit(1)
+            rows, code = _decide_all(desk, raws, nonce)
+    publish_statements(admissions, folder)
+    members = [_about(record) for record in newest_admissions(admissions).values()]
+    for row in rows:
+        row["same_person"] = _same_person(admissions, row)
+    _tell(rows, members, folder, as_json)
+    if code:
+        raise typer.Exit(code)
 
 
 def _now() -> int:
@@ -168,26 +173,48 @@ def _authorizer(settings: ServerConfig, globus: GlobusConfig | None, group: str 
     return RosterAuthorizer(settings.roster, _now, group=group)
 
 
-def _decide(desk: Desk, path: Path, nonce: str | None) -> Row:
-    """Decide about one file; an outage ends the command, since the next file would fare no better."""
+def _decide_all(desk: Desk, raws: Mapping[Path, bytes], nonce: str | None) -> tuple[list[Row], int]:
+    """Decide about each file; return what became of each, and the exit code. Without an answer of Globus the rest waits."""
+    from ..errors import AdmissionError, GlobusFault
+
+    rows: list[Row] = []
+    away: GlobusFault | None = None
+    for path, raw in raws.items():
+        if away is None:
+            try:
+                rows.append(_decide(desk, path, raw, nonce))
+                continue
+            except AdmissionError as error:
+                rows.append(_refused(path, error.reason, error))
+                continue
+            except GlobusFault as error:
+                away = error
+        rows.append({**_refused(path, away.code, away), "decided": False})
+    if away is not None:
+        return rows, exit_code(away)
+    return rows, 0 if all(row["admitted"] for row in rows) else 1
+
+
+def _decide(desk: Desk, path: Path, raw: bytes, nonce: str | None) -> Row:
     from ...trust.errors import TrustError
-    from ...trust.mailbox import LIMIT
-    from ...trust.strict_yaml import read_regular_file
-    from ..errors import AdmissionError
 
     try:
-        record = desk.decide(read_regular_file(path, limit=LIMIT, what="enrolment", follow=False).strip(), nonce=nonce)
-    except AdmissionError as error:
-        return {"file": str(path), "admitted": False, "reason": error.reason, "what": error.what, "mend": error.remedy}
+        record = desk.decide(raw, nonce=nonce)
     except TrustError as error:
-        return {"file": str(path), "admitted": False, "reason": error.code, "what": error.what, "mend": error.remedy}
-    return {"file": str(path), "admitted": True, **_about(record.document)}
+        return _refused(path, error.code, error)
+    return {"file": str(path), "admitted": True, "decided": True, **_about(record.document)}
+
+
+def _refused(path: Path, reason: str, error: CountersealError) -> Row:
+    about = {"file": str(path), "admitted": False, "decided": True, "reason": reason}
+    return {**about, "what": error.what, "mend": error.remedy}
 
 
 def _about(admission: Admission) -> Row:
     shown, statement = admission.shown, admission.statement
     return {
         "identity": admission.decision.identity,
+        "role": admission.decision.role,
         "endpoint": admission.claimed.endpoint,
         "digest": statement.digest,
         "authenticated": None if shown is None else shown.authenticated,
@@ -207,9 +234,9 @@ def _same_person(admissions: Admissions, row: Row) -> list[str]:
     return sorted(other for other, linked in found.items() if other != row["identity"] and linked & own)
 
 
-def _tell(rows: list[Row], published: dict[str, Path], role: str, folder: Path, as_json: bool) -> None:
+def _tell(rows: list[Row], members: list[Row], folder: Path, as_json: bool) -> None:
     if as_json:
-        emit({"decisions": rows, "statements": {name: str(path) for name, path in published.items()}})
+        emit({"decisions": rows, "admitted": members, "statements": str(folder)})
         return
     for row in rows:
         if row["admitted"]:
@@ -217,14 +244,14 @@ def _tell(rows: list[Row], published: dict[str, Path], role: str, folder: Path, 
             for other in row["same_person"]:
                 check_row(None, row["identity"], f"the same person was admitted as {other}: is that one member or two?")
         else:
-            check_row(False, Path(row["file"]).name, f"{row['what']} ({row['reason']})")
+            check_row(False if row["decided"] else None, Path(row["file"]).name, f"{row['what']} ({row['reason']})")
             if row["mend"]:
                 typer.echo(f"      mend: {plain(redact(row['mend']))}")
-    admitted = [row for row in rows if row["admitted"]]
-    if admitted:
-        _stanzas(admitted, role, folder)
+    shown = [row for row in rows if row["admitted"]] if rows else members
+    if shown:
+        _stanzas(shown, folder)
     elif not rows:
-        typer.echo(f"{len(published)} key statements in {plain(folder)}")
+        typer.echo("Nobody was admitted yet.")
 
 
 def _login(row: Row) -> str:
@@ -235,15 +262,15 @@ def _login(row: Row) -> str:
     return f"admitted; {login}; key statement {fingerprint(row['digest'])}"
 
 
-def _stanzas(admitted: list[Row], role: str, folder: Path) -> None:
+def _stanzas(admitted: list[Row], folder: Path) -> None:
     from ..founding.desk import statement_file
 
     typer.echo("\nFor charter.yaml, under members (give each its name and weight):\n")
     for row in admitted:
         typer.echo(f'  - identity: "{row["identity"]}"')
         typer.echo("    name: The name of the institution")
-        typer.echo(f"    roles: [{role}]")
-        if role == "site":
+        typer.echo(f"    roles: [{row['role']}]")
+        if row["role"] == "site":
             typer.echo("    weight: 1.0")
         typer.echo(f"    statement: {plain(folder.name)}/{statement_file(row['identity'])}")
     reached = [row for row in admitted if row["endpoint"] is not None]

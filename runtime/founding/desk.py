@@ -39,7 +39,7 @@ from ..errors import AdmissionError, GlobusFault, GlobusRefusedError, GlobusUnav
 from ..globus.examination import Examined, Introspect, TokenRules, examine
 from .admissions import Admission, Admissions, Rules, Shown
 
-__all__ = ["Auth", "Desk", "Place", "publish_statements", "statement_file"]
+__all__ = ["Auth", "Desk", "Place", "newest_admissions", "publish_statements", "statement_file"]
 
 _OURS: dict[str, str] = {
     "not_visible": "Make the server's service account a manager of the group, or its members visible to members.",
@@ -212,6 +212,16 @@ def statement_file(identity: str) -> str:
     return f"{identity}.key-statement.counterseal.json"
 
 
+def newest_admissions(admissions: Admissions) -> dict[str, Admission]:
+    """Return the newest admission of every identity that was ever admitted.
+
+    Raises:
+        CustodyError, MalformedError, SignatureError: see `Admissions.records`.
+    """
+    admitted = (one.document for one in admissions.records() if one.document.decision.allowed)
+    return {record.decision.identity: record for record in admitted}
+
+
 def publish_statements(admissions: Admissions, folder: Path) -> dict[str, Path]:
     """Write the newest admitted statement of every identity into ``folder``, where a draft of the charter finds it.
 
@@ -221,11 +231,8 @@ def publish_statements(admissions: Admissions, folder: Path) -> dict[str, Path]:
         MailboxError: another statement of an identity is there, of an admission before.
         CustodyError, MalformedError, SignatureError: see `Admissions.records`.
     """
-    newest = {
-        one.document.decision.identity: one.document for one in admissions.records() if one.document.decision.allowed
-    }
     found: dict[str, Path] = {}
-    for identity, record in newest.items():
+    for identity, record in newest_admissions(admissions).items():
         path = make_folder(folder) / statement_file(identity)
         if not path.exists():
             create_file(path, record.statement.raw, step="admission.statement")
