@@ -115,6 +115,7 @@ def endpoint(
             }
         )
     written = write_folder(kit)
+    _hand_over(kit, written)
     _show(kit, written, as_json=as_json)
 
 
@@ -180,6 +181,19 @@ def _search(profile: str) -> tuple[str, ...]:
     found = (shutil.which(command) for command in _SCHEDULERS.get(profile, ()))
     folders = dict.fromkeys(str(Path(one).parent) for one in found if one)
     return tuple(one for one in folders if one not in {"/usr/local/bin", "/usr/bin", "/bin"})
+
+
+def _hand_over(kit: Kit, written: tuple[Path, ...]) -> None:
+    """Give what root wrote to the account of the daemon, which keeps its id and log there; a multi-user daemon is root's."""
+    if os.geteuid() != 0 or kit.user == "root" or kit.pod is not None:
+        return
+    try:
+        account = pwd.getpwnam(kit.user)
+    except KeyError:
+        typer.echo(f"there is no account {kit.user} yet: make it, and run this again", err=True)
+        return
+    for path in (Path(kit.folder), *written):
+        os.chown(path, account.pw_uid, account.pw_gid, follow_symlinks=False)
 
 
 def _show(kit: Kit, written: tuple[Path, ...], *, as_json: bool) -> None:

@@ -11,13 +11,13 @@ Rules:
 from __future__ import annotations
 
 import json
+import os
 import stat
 from dataclasses import dataclass
-from difflib import ndiff
+from difflib import SequenceMatcher
 from pathlib import Path
 
 from ...durable import replace_file
-from ...trust.errors import MalformedError
 from ..errors import EndpointError
 from .identity_mapping import MAPPING_FILE, identity_mapping
 from .kit import Kit
@@ -32,6 +32,7 @@ __all__ = ["Drift", "drift", "files", "read_kit", "write_folder"]
 RECORD = "counterseal-endpoint.json"
 _OF_THE_DAEMON = frozenset({"endpoint.json", "endpoint.log", "daemon.pid", "endpoint.log.1", "tasks_working_dir"})
 _SHOWN = 20
+_LIMIT = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,19 +74,24 @@ def files(kit: Kit) -> dict[str, tuple[str, int]]:
 def write_folder(kit: Kit) -> tuple[Path, ...]:
     """Write the folder ``kit.folder`` and return its files.
 
+    Modes come from creation under a known umask, never from a `chmod` by name: root may be writing into a folder of an account
+    that would put a link there in between.
+
     Raises:
         EndpointError: something else is there, or what was written reads otherwise.
     """
     folder = Path(kit.folder)
     _require_ours(folder)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-    folder.chmod(0o755)
     wanted = files(kit)
-    for name in set(_NAMES) - set(wanted):
-        (folder / name).unlink(missing_ok=True)
-    for name, (text, mode) in wanted.items():
-        replace_file(folder / name, text.encode(), step="endpoint.file", mode=mode)
-        (folder / name).chmod(mode)
+    before = os.umask(0o022)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o755)
+        for name in set(_NAMES) - set(wanted):
+            (folder / name).unlink(missing_ok=True)
+        for name, (text, mode) in wanted.items():
+            replace_file(folder / name, text.encode(), step="endpoint.file", mode=mode)
+    finally:
+        os.umask(before)
     if found := drift(kit, folder):
         raise EndpointError(f"what was written reads otherwise: {found[0]}", where=str(folder))
     return tuple(folder / name for name in wanted)
@@ -114,7 +120,7 @@ def read_kit(folder: Path) -> Kit:
     """
     path = folder / RECORD
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(_read(path))
         return Kit.model_validate_json(json.dumps(value))
     except FileNotFoundError:
         raise EndpointError(
@@ -122,7 +128,7 @@ def read_kit(folder: Path) -> Kit:
             where=str(folder),
             remedy="Write one with `counterseal site endpoint`: it contains what nobody else's template does not.",
         ) from None
-    except (ValueError, MalformedError) as error:
+    except (OSError, ValueError) as error:
         first = str(error).splitlines()[0][:200]
         raise EndpointError(f"not a record of this version: {first}", where=str(path), remedy=_AGAIN) from None
 
@@ -147,15 +153,29 @@ def drift(kit: Kit, folder: Path) -> tuple[Drift, ...]:
 
 def _file(path: Path, name: str, text: str, mode: int) -> list[Drift]:
     try:
-        data = path.read_bytes()
+        data = _read(path)
     except FileNotFoundError:
         return [Drift(name, 0, "is missing")]
-    rights = [Drift(name, 0, "is a link")] if path.is_symlink() else _rights(path, name, mode)
-    return rights + ([] if data == text.encode() else _lines(name, data.decode("utf-8", "replace"), text))
+    except OSError as error:
+        return [Drift(name, 0, f"is no file that can be read ({error.strerror})")]
+    return _rights(path, name, mode) + ([] if data == text.encode() else _lines(name, data, text))
+
+
+def _read(path: Path) -> bytes:
+    """Return at most `_LIMIT` bytes of a regular file; whoever can write the folder could put a pipe or a link there.
+
+    Raises:
+        OSError: it cannot be read, or is something else.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "not a regular file", str(path))
+        return file.read(_LIMIT)
 
 
 def _rights(path: Path, name: str, mode: int) -> list[Drift]:
-    found = stat.S_IMODE(path.stat().st_mode)
+    found = stat.S_IMODE(path.lstat().st_mode)
     if found & 0o022:
         return [Drift(name, 0, f"can be written by others (mode {found:04o}, should be {mode:04o}): chmod {mode:o}")]
     if found & 0o100 != mode & 0o100:
@@ -163,13 +183,15 @@ def _rights(path: Path, name: str, mode: int) -> list[Drift]:
     return []
 
 
-def _lines(name: str, have: str, want: str) -> list[Drift]:
-    found, number = [], 0
-    for line in ndiff(want.splitlines(), have.splitlines()):
-        if line[0] in " +":
-            number += 1
-        if line[0] == "+":
-            found.append(Drift(name, number, f"should not be there: {line[2:].strip()[:120]}"))
-        if line[0] == "-":
-            found.append(Drift(name, number + 1, f"is missing: {line[2:].strip()[:120]}"))
+def _lines(name: str, data: bytes, text: str) -> list[Drift]:
+    have, want = data.decode("utf-8", "replace").splitlines(), text.splitlines()
+    found = []
+    for _, old, old_end, new, new_end in SequenceMatcher(None, want, have, autojunk=False).get_opcodes():
+        if want[old:old_end] == have[new:new_end]:
+            continue
+        found += [Drift(name, new + 1, f"is missing: {line.strip()[:120]}") for line in want[old:old_end]]
+        found += [
+            Drift(name, number, f"should not be there: {line.strip()[:120]}")
+            for number, line in enumerate(have[new:new_end], new + 1)
+        ]
     return found or [Drift(name, 0, "has other line ends")]

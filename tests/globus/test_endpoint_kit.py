@@ -397,6 +397,11 @@ def _edit(name: str, old: str, new: str) -> Any:
     return harm
 
 
+def _instead(folder: Path, make: Any) -> None:
+    (folder / "deliver").unlink()
+    make(folder / "deliver")
+
+
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
@@ -410,6 +415,9 @@ def _edit(name: str, old: str, new: str) -> Any:
         (lambda folder: folder.chmod(0o777), ".: can be written by others"),
         (lambda folder: (folder / "user_config_schema.json").unlink(), "user_config_schema.json: is missing"),
         (lambda folder: (folder / "config.py").write_text("config = 1"), "config.py: is no file of this kit"),
+        (lambda folder: _instead(folder, lambda path: os.mkfifo(path)), "deliver: is no file that can be read"),
+        (lambda folder: _instead(folder, lambda path: path.symlink_to("/bin/sh")), "deliver: is no file that can be read"),
+        (lambda folder: (folder / "deliver").write_text("x\n" * 100_000), "deliver:1: is missing: #!/bin/sh"),
     ],
 )  # fmt: skip
 def test_every_line_that_differs_is_named(tmp_path: Path, harm: Any, told: str) -> None:
@@ -426,6 +434,12 @@ def test_a_record_is_checked_like_options(tmp_path: Path) -> None:
     with pytest.raises(EndpointError, match="not a folder of this kit"):
         read_kit(folder)
     write_folder(kit(folder))
+    before = os.umask(0o077)
+    try:
+        write_folder(kit(tmp_path / "narrow"))  # whatever the administrator's own umask is
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "narrow").stat().st_mode) == 0o755
     for text in ("{", "[]", (folder / RECORD).read_text().replace("fedendpoint", "root")):
         (folder / RECORD).write_text(text)
         with pytest.raises(EndpointError, match="not a record"):

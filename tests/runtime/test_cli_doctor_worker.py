@@ -76,6 +76,17 @@ def test_through_the_launcher_of_the_endpoint(config: Path, tmp_path: Path) -> N
     assert made.launcher in found["runs"].what
 
 
+def test_a_launcher_that_others_could_write_is_not_run(config: Path, tmp_path: Path) -> None:
+    """A doctor that is run by root, or by the site's account, must not run what the server's code left in the folder."""
+    made = kit(tmp_path / "ward", config=str(config), program="/bin/false")
+    write_folder(made)
+    (tmp_path / "ward" / "deliver").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "ward").chmod(0o777)
+    found = told(config, "env", kit=made)
+    assert found["runs"].ok and "counterseal.runtime.cli" in found["runs"].what
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("patch", "failed", "mend"),
     [
