@@ -83,7 +83,7 @@ def _bucket(
     return Bucket(
         name=store.bucket,
         prefix=store.prefix,
-        amazon=store.endpoint_url is None,
+        amazon=_is_amazon(store.endpoint_url),
         region=store.region or "us-east-1",
         payload_days=payload_days or _window_days(settings),
         principal=principal,
@@ -93,6 +93,13 @@ def _bucket(
         kms_key=store.sse_key if store.sse_key is not None and store.sse_key.startswith("arn:") else None,
         grant_seconds=store.grant_seconds or 7 * _DAY,
     )
+
+
+def _is_amazon(endpoint: str | None) -> bool:
+    from urllib.parse import urlsplit
+
+    host = "" if endpoint is None else urlsplit(endpoint).hostname or ""
+    return endpoint is None or host.endswith((".amazonaws.com", ".amazonaws.com.cn"))
 
 
 def _window_days(settings: ServerConfig) -> int:

@@ -201,6 +201,21 @@ def test_a_clock_that_is_wrong() -> None:
     assert found["clock"].ok is False and "s from the store" in found["clock"].what
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "amazon"),
+    [
+        ("https://s3.example.org", False),
+        ("https://s3.eu-central-1.amazonaws.com", True),
+        ("https://amazonaws.com.example.org", False),
+        ("https://evilamazonaws.com", False),
+    ],
+)
+def test_whose_dialect_the_documents_speak(world: World, tmp_path: Path, endpoint: str, amazon: bool) -> None:
+    config = config_of(world, tmp_path, endpoint, "models", prefix="fed")
+    found = document(call("store", "policy", "--config", config, "--principal", "arn:aws:iam::1:role/s", "--json"))
+    assert ("s3:if-none-match" in json.dumps(found["bucket"])) is amazon
+
+
 def test_documents_are_printed(world: World, tmp_path: Path) -> None:
     config = config_of(world, tmp_path, "https://s3.example.org", "models", prefix="fed")
     result = call("store", "policy", "--config", config, "--principal", "arn:aws:iam::1:role/server", "--json")
