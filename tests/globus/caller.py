@@ -12,7 +12,7 @@ from globus_sdk.transport import RetryConfig
 
 from counterseal.tests.standin.state import COMPUTE_SCOPE, COMPUTE_SERVER
 
-__all__ = ["Caller", "account_id", "slow"]
+__all__ = ["Caller", "account_id", "credentials", "slow"]
 
 
 def account_id(seconds: float = 0.0) -> tuple[int, int]:
@@ -22,6 +22,13 @@ def account_id(seconds: float = 0.0) -> tuple[int, int]:
 
     time.sleep(seconds)
     return os.getuid(), os.getpid()
+
+
+def credentials() -> list[str]:
+    """Return what is known here of the daemon's login."""
+    import os
+
+    return [value for name, value in os.environ.items() if "CLIENT_ID" in name or "SECRET" in name]
 
 
 def slow(path: str, seconds: float) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from globus_sdk import ComputeAPIError, NetworkError
 
-from counterseal.tests.globus.caller import Caller, account_id, slow
+from counterseal.tests.globus.caller import Caller, account_id, credentials, slow
 from counterseal.tests.standin.endpoint_files import WORKERS, write_endpoint
 from counterseal.tests.standin.world import EndpointDaemon, StandIn
 
@@ -31,6 +31,7 @@ class Site:
     who: str
     """The functions that the endpoint allows, and one that it does not."""
     slow: str
+    curious: str
     unlisted: str
 
     @property
@@ -43,12 +44,12 @@ def site(standin: StandIn) -> Iterator[Site]:
     """An endpoint that runs under the caller's own service account and allows two functions."""
     client = standin.control.client("server")
     caller = Caller(standin.url, client)
-    who, sleeper, unlisted = (caller.register(each) for each in (account_id, slow, account_id))
+    who, sleeper, curious, unlisted = (caller.register(each) for each in (account_id, slow, credentials, account_id))
     folder = standin.folder.with_name("site")
     folder.mkdir()
-    write_endpoint(folder, "site", allowed=[who, sleeper])
+    write_endpoint(folder, "site", allowed=[who, sleeper, curious])
     with EndpointDaemon(standin, folder, "site", client) as daemon:
-        yield Site(standin, caller, daemon, who, sleeper, unlisted)
+        yield Site(standin, caller, daemon, who, sleeper, curious, unlisted)
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,7 @@ def test_an_unlisted_function_is_refused_by_the_service_and_by_the_daemon(site: 
     with pytest.raises(ComputeAPIError) as refused:
         site.caller.submit(site.uuid, site.unlisted)
     assert (refused.value.http_status, refused.value.code) == (403, "FUNCTION_NOT_PERMITTED")
-    assert site.caller.v3.get_endpoint_allowlist(site.uuid)["functions"] == [site.who, site.slow]
+    assert site.caller.v3.get_endpoint_allowlist(site.uuid)["functions"] == [site.who, site.slow, site.curious]
     site.standin.control.enforce_allowed(False)
     found = site.caller.wait(site.caller.submit(site.uuid, site.unlisted))
     assert found["status"] == "failed" and "not permitted" in found["exception"]
@@ -100,6 +101,10 @@ def test_what_the_service_refuses_at_once(site: Site) -> None:
             site.caller.submit(site.uuid, site.who)
         assert refused.value.http_status == status
     assert site.caller.submit(site.uuid, site.who)
+
+
+def test_the_daemons_login_does_not_reach_tasks(site: Site) -> None:
+    assert site.caller.result(site.uuid, site.curious) == ["", ""]
 
 
 def test_options_that_the_endpoint_does_not_know_fail_the_task(site: Site) -> None:
@@ -198,6 +203,15 @@ def test_a_stranger_is_refused_by_the_service_and_by_the_daemon(site: Site) -> N
     assert len(site.daemon.user_endpoints()) <= 1
     site.standin.control.link(site.caller.client[0], stranger.client[0])
     assert stranger.result(site.uuid, site.who)[0] == site.daemon.user
+
+
+def test_a_daemon_comes_back_as_the_same_endpoint_after_a_power_failure(site: Site) -> None:
+    before, old = site.uuid, site.daemon.pid
+    site.daemon.kill()
+    assert not Path(f"/proc/{old}").exists()
+    site.daemon.forgive()
+    assert site.daemon.start() == before and site.daemon.pid != old
+    assert site.caller.result(site.uuid, site.who)
 
 
 def test_the_sdks_executor_gets_its_results_through_the_broker(site: Site) -> None:

@@ -95,6 +95,7 @@ class EndpointDaemon:
     def start(self, patience: float = _START) -> str:
         """Start the daemon, wait for its first sign of life, and return the endpoint's UUID."""
         _give(self.folder, self.user)
+        started = time.time()
         with self._output().open("ab") as log:
             self._core = subprocess.Popen(
                 [*self._before, *as_user(self.user), str(self._program), "start", self.name],
@@ -107,18 +108,22 @@ class EndpointDaemon:
             )
         self._watch(self._core.pid)
         try:
-            _wait(self._is_online, patience, lambda: f"the endpoint {self.name} did not start:\n{self.log()[-3000:]}")
+            _wait(lambda: self._is_online(started), patience, self._complaint)
         except BaseException:
             self.stop()
             raise
         return self.uuid
 
-    def _is_online(self) -> bool:
+    def _complaint(self) -> str:
+        return f"the endpoint {self.name} did not start:\n{self.log()[-3000:]}"
+
+    def _is_online(self, since: float) -> bool:
         if self._core is None or self._core.poll() is not None:
-            raise RuntimeError(f"the endpoint {self.name} ended at once:\n{self.log()[-3000:]}")
+            raise RuntimeError(self._complaint())
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             self.uuid = json.loads((self.folder / self.name / "endpoint.json").read_text())["endpoint_id"]
-        return bool(self.uuid) and self._standin.control.online(self.uuid)
+        seen = self._standin.control.last_seen(self.uuid)
+        return seen is not None and seen >= since
 
     def stop(self) -> None:
         """End the daemon in order, and whatever is left of it."""
@@ -174,9 +179,11 @@ class EndpointDaemon:
         return len(found)
 
     def forgive(self) -> None:
-        """Remove what killed user endpoints left, so that new ones start at once instead of after three heartbeats."""
-        for left in self.folder.rglob("uep.*/daemon.pid"):
-            left.unlink(missing_ok=True)
+        """Remove what killed daemons left, so that new ones start at once instead of after three heartbeats."""
+        alive = {str(pid) for pid in (self.pid, *self.user_endpoints())}
+        for left in self.folder.rglob("daemon.pid"):
+            if left.read_text().strip() not in alive:
+                left.unlink(missing_ok=True)
 
     def log(self) -> str:
         """Return what the daemon and its user endpoints wrote."""

@@ -21,6 +21,8 @@ WORKERS: dict[str, Any] = {
     "provider": {"type": "LocalProvider", "init_blocks": 1, "min_blocks": 1, "max_blocks": 1},
 }
 """The engine of production: workers in processes of their own, over an encrypted connection."""
+_HIDDEN = {"GLOBUS_COMPUTE_CLIENT_ID": "", "GLOBUS_COMPUTE_CLIENT_SECRET": ""}
+"""Without this the daemon's credentials are in the environment of every task; a user endpoint needs none."""
 _SCHEMA = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "type": "object",
@@ -48,7 +50,9 @@ def write_endpoint(
         "config.yaml": yaml.safe_dump(settings),
         "user_config_template.yaml.j2": yaml.safe_dump({"heartbeat_period": 5, "engine": dict(engine)}),
         "user_config_schema.json": json.dumps(_SCHEMA),
-        "user_environment.yaml": yaml.safe_dump({"GLOBUS_COMPUTE_USER_DIR": str(folder), **(environment or {})}),
+        "user_environment.yaml": yaml.safe_dump(
+            {**_HIDDEN, "GLOBUS_COMPUTE_USER_DIR": str(folder), **(environment or {})}
+        ),
     }
     for file, text in texts.items():
         (place / file).write_text(text)

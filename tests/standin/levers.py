@@ -231,6 +231,12 @@ class Levers:
         with self._state.lock:
             return self._compute.records.is_online(endpoint)
 
+    def last_seen(self, endpoint: str) -> float | None:
+        """Return when the endpoint, or user endpoint, gave its last sign of life other than that of its end."""
+        with self._state.lock:
+            last = self._compute.records.heartbeats.get(endpoint)
+            return last.at if last is not None and last.period else None
+
     def endpoints(self) -> dict[str, dict[str, Any]]:
         """Return each endpoint's owner, name, allowed functions, and user endpoints with whether they live."""
         with self._state.lock:
