@@ -115,7 +115,8 @@ passphrase: {file: passphrase}   # 0600; or {environment: NAME}, or {command: [p
 state: state                     # must survive restarts; a local disk
 store: {kind: directory, path: ../store}
 # store: {kind: s3, bucket: our-federation, endpoint_url: "https://s3.example", region: eu-central-1}
-roster: roster.yaml              # who is an active member
+roster: roster.yaml              # who is an active member; where the charter's group is one of Globus, instead of it:
+# globus: {client_id: 00000000-0000-4000-8000-000000000001, tokens: globus-tokens.db}  # then `counterseal login`
 loader:
   file: loader.py                # `load(parameters)` returns a SiteData
   sha256: "0000000000000000000000000000000000000000000000000000000000000000"  # counterseal plugin digest loader.py
@@ -140,7 +141,8 @@ passphrase: {file: passphrase}
 state: state
 log: log                         # the transparency log: publish it, or hand out copies
 store: {kind: directory, path: ../store}
-roster: roster.yaml
+roster: roster.yaml              # or, where the charter's group is one of Globus:
+# globus: {client_id: 00000000-0000-4000-8000-000000000001, client_secret: {file: globus-secret}}
 transport:
   kind: local                    # sites as processes of this machine
   sites:

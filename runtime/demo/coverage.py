@@ -12,7 +12,7 @@ from .play import DemoResult
 
 __all__ = ["Claim", "claims"]
 
-_OWN = ("roster", "unwitnessed")
+_OWN = ("globus", "roster", "unwitnessed")
 """Caveats that have claims of their own here."""
 
 
