@@ -48,7 +48,17 @@ class Caller:
         self.client = client
         login = ConfidentialAppAuthClient(*client, base_url=url + "/auth")
         tokens = login.oauth2_client_credentials_tokens(requested_scopes=COMPUTE_SCOPE)
-        authorizer = AccessTokenAuthorizer(tokens.by_resource_server[COMPUTE_SERVER]["access_token"])
+        self._speak(url, tokens.by_resource_server[COMPUTE_SERVER]["access_token"])
+
+    @classmethod
+    def with_token(cls, url: str, token: str) -> Caller:
+        """Return a caller with an access token that somebody got by logging in."""
+        made = cls.__new__(cls)
+        made._speak(url, token)
+        return made
+
+    def _speak(self, url: str, token: str) -> None:
+        authorizer = AccessTokenAuthorizer(token)
         quick = RetryConfig(max_retries=0)
         self.v2 = ComputeClientV2(base_url=url, authorizer=authorizer, retry_config=quick)
         self.v3 = ComputeClientV3(base_url=url, authorizer=authorizer, retry_config=quick)
@@ -83,7 +93,7 @@ class Caller:
         found: dict[str, Any] = self.v2.get_task_batch([task])["results"][task]
         return found
 
-    def wait(self, task: str, patience: float = 60.0) -> dict[str, Any]:
+    def wait(self, task: str, patience: float = 120.0) -> dict[str, Any]:
         """Poll until ``task`` is complete."""
         deadline = time.monotonic() + patience
         while "completion_t" not in (found := self.status(task)):

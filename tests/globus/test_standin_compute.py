@@ -18,6 +18,7 @@ from globus_sdk import ComputeAPIError, NetworkError
 
 from counterseal.tests.globus.caller import Caller, account_id, credentials, slow
 from counterseal.tests.standin.endpoint_files import WORKERS, write_endpoint
+from counterseal.tests.standin.state import COMPUTE_SCOPE
 from counterseal.tests.standin.world import EndpointDaemon, StandIn
 
 pytestmark = pytest.mark.processes
@@ -111,6 +112,29 @@ def test_options_that_the_endpoint_does_not_know_fail_the_task(site: Site) -> No
     task = site.caller.submit(site.uuid, site.who, user_endpoint_config={"worker_init": "echo"})
     found = site.caller.wait(task)
     assert found["status"] == "failed" and "result" not in found
+
+
+def test_an_endpoints_policy_asks_for_another_login(site: Site) -> None:
+    control, url = site.standin.control, site.standin.url
+    strict = {"high_assurance": True, "required_mfa": True, "domain_constraints_include": ["a.example"]}
+    policy = control.policy(authentication_assurance_timeout=600, **strict)
+    registered = site.caller.v3.register_endpoint({"endpoint_name": "policed", "authentication_policy": policy})
+    alice, mallory = control.person("alice@a.example"), control.person("mallory@m.example")
+    good = {"amr": ["pwd", "mfa"]}
+    old = {**good, "auth_time": int(time.time()) - 601}
+    for person, session, allowed in (
+        (alice, good, True),
+        (alice, {}, False),
+        (alice, old, False),
+        (mallory, good, False),
+    ):
+        caller = Caller.with_token(url, control.token(person, COMPUTE_SCOPE, session))
+        if allowed:
+            assert caller.submit(registered["endpoint_id"], site.who)
+            continue
+        with pytest.raises(ComputeAPIError) as refused:
+            caller.submit(registered["endpoint_id"], site.who)
+        assert refused.value.info.authorization_parameters.session_required_policies == [policy]
 
 
 def test_a_task_group_is_its_owners_and_may_hold_what_nobody_submitted(site: Site) -> None:

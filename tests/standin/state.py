@@ -13,7 +13,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Application", "Code", "Grant", "Group", "Person", "State", "Token", "new_id"]
+__all__ = [
+    "AUTH_SERVER",
+    "COMPUTE_CLIENT",
+    "COMPUTE_SCOPE",
+    "COMPUTE_SERVER",
+    "GROUPS_SERVER",
+    "PROVIDER",
+    "Application",
+    "Code",
+    "Grant",
+    "Group",
+    "Person",
+    "State",
+    "Token",
+    "new_id",
+]
 
 COMPUTE_CLIENT = "facd7ccc-c5f4-42aa-916b-a0e270e2c2a9"
 COMPUTE_SCOPE = f"https://auth.globus.org/scopes/{COMPUTE_CLIENT}/all"
