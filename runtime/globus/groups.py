@@ -13,16 +13,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import GlobusUnavailableError
+from ..errors import GlobusRefusedError, GlobusUnavailableError
 from .asking import asking
 
 if TYPE_CHECKING:
     from globus_sdk import GroupsClient
 
-__all__ = ["UUID", "Group", "GroupFacts", "Membership", "describe_group", "read_group"]
+__all__ = ["UUID", "Group", "GroupFacts", "Membership", "describe_group", "facts", "read_group", "with_policies"]
 
 UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _WORD = re.compile(r"[a-z_]{1,40}")
@@ -93,7 +93,17 @@ def describe_group(client: GroupsClient, group_id: str) -> GroupFacts:
     Raises:
         LoginNeededError, GlobusRefusedError, GlobusUnavailableError: as `read_group`.
     """
-    return facts(read_group(client, group_id))
+    return facts(with_policies(client, read_group(client, group_id)))
+
+
+def with_policies(client: GroupsClient, group: Group) -> Group:
+    """Return ``group`` with all its policies, of which a group's own document names two; as it is, if we may not see them."""
+    try:
+        with asking(f"group {group.id}, policies"):
+            body = client.get_group_policies(group.id).data
+    except GlobusRefusedError:
+        return group
+    return replace(group, policies={**group.policies, **body}) if isinstance(body, dict) else group
 
 
 def facts(group: Group) -> GroupFacts:

@@ -17,7 +17,7 @@ from ..config import ServerConfig, SiteConfig
 from ..founding.admissions import identity_sets
 from ..founding.charter_folder import read_charter_folder
 from .authorizer import GlobusAuthorizer
-from .groups import Group, GroupFacts, facts, read_group
+from .groups import Group, GroupFacts, facts, read_group, with_policies
 
 if TYPE_CHECKING:
     from .credentials import Credentials
@@ -82,7 +82,7 @@ def standing(credentials: Credentials, group_id: str, party: SiteConfig | Server
         CharterError, CustodyError, SignatureError: the charter, or the server's admissions.
     """
     config, client = credentials.config, credentials.groups()
-    group = read_group(client, group_id)
+    group = with_policies(client, read_group(client, group_id))
     charter = None if party is None else charter_of(party)
     linked: Mapping[str, frozenset[str]] = {}
     if isinstance(party, ServerConfig) and charter is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
+import globus_sdk
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +21,7 @@ from counterseal.runtime.errors import GlobusSetupError, LoginNeededError, TestC
 from counterseal.runtime.globus.authorizer import FAILURE_SECONDS, KEPT_SECONDS, GlobusAuthorizer, open_authorizer
 from counterseal.runtime.globus.cloud import require_real_cloud, service_url
 from counterseal.runtime.globus.credentials import Credentials
-from counterseal.runtime.globus.groups import describe_group
+from counterseal.runtime.globus.groups import describe_group, facts, read_group
 from counterseal.tests.standin.cloud import Cloud
 from counterseal.trust.group import UNANSWERED, Reason, Role, Roster, RosterMember, Status
 
@@ -232,6 +235,41 @@ def test_every_reason_holds_or_refuses_and_the_two_do_not_meet() -> None:
     every = set(cast(Any, Reason).__args__)
     assert every == {"active"} | refuses | UNANSWERED
     assert not refuses & UNANSWERED and "active" not in UNANSWERED
+
+
+# What the client library's own recordings of the service look like ------------------------------------------------------
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """Return a group's document from the fixtures that come with globus-sdk, which have no list of members."""
+    place = Path(globus_sdk.__file__).parent / "testing" / "data" / "groups" / "_common.py"
+    spec = importlib.util.spec_from_file_location("groups_common", place)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return copy.deepcopy(cast("dict[str, Any]", getattr(module, name)))
+
+
+@pytest.mark.parametrize("name", ["BASE_GROUP_DOC", "SUBSCRIPTION_GROUP_DOC"])
+def test_a_recorded_group_is_read(name: str) -> None:
+    body = recorded(name)
+    group = read_group(cast(Any, Fake(body)), body["id"])
+    (own,) = group.own
+    assert (group.name, own.role, own.status) == (body["name"], "member", "active")
+    assert group.members is None  # it shows its members to managers
+    about = facts(group)
+    assert (about.members_visibility, about.enforce_session) == ("managers", name == "SUBSCRIPTION_GROUP_DOC")
+    assert (about.high_assurance, about.join_requests) == (None, None)  # the document does not say
+
+
+def test_a_recorded_group_with_members_decides() -> None:
+    body = recorded("BASE_GROUP_DOC")
+    body["my_memberships"][0]["role"] = "manager"
+    body["memberships"] = [*body["my_memberships"], row(ME), row(OTHER, "invited")]
+    authorizer = GlobusAuthorizer(Fake(body), body["id"], lambda: 7)
+    asked = [(body["my_memberships"][0]["identity_id"], "server"), (ME, "site"), (OTHER, "site")]
+    found = [authorizer.check(frozenset({identity}), cast(Role, role)).reason for identity, role in asked]
+    assert found == ["active", "active", "invited"]
 
 
 # How long an answer serves ---------------------------------------------------------------------------------------------
