@@ -116,7 +116,7 @@ def open_server(
             f"{config.identity} is not the server that the charter names ({charter.charter.server})", where="identity"
         )
     if transport is None:
-        transport = _transport(config, clock, probe)
+        transport = _transport(config, charter, clock, probe)
     return Server(
         charter=charter,
         keys=keys,
@@ -132,7 +132,7 @@ def open_server(
     )
 
 
-def _transport(config: ServerConfig, clock: Callable[[], int], probe: Probe) -> Transport:
+def _transport(config: ServerConfig, charter: SignedCharter, clock: Callable[[], int], probe: Probe) -> Transport:
     settings = config.transport
     if isinstance(settings, LocalTransportConfig):
         commands = {site: site_command(path) for site, path in settings.sites.items()}
@@ -141,6 +141,13 @@ def _transport(config: ServerConfig, clock: Callable[[], int], probe: Probe) -> 
 
     if config.globus is None:
         raise ConfigError("transport.kind: globus-compute needs the block globus", where="globus")
+    unreached = sorted(set(charter.charter.sites) - settings.endpoints.keys())
+    if unreached:
+        raise ConfigError(
+            f"no endpoint is named for {', '.join(unreached)}",
+            where="transport.endpoints",
+            remedy="`counterseal server admit` prints the line for each site that enrolled with one.",
+        )
     return open_compute_transport(settings, config.globus, config.state / "compute", clock=clock, probe=probe)
 
 
