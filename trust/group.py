@@ -57,6 +57,7 @@ Reason: TypeAlias = Literal[
     "pending",
     "invited",
     "declined",
+    "not_active",  # a status that we have no word for, such as a suspension
     "not_a_member",
     "outage",  # no answer, or none that can be understood
     "rate_limited",  # asked to come again later
@@ -76,6 +77,7 @@ _PRECEDENCE: tuple[Reason, ...] = (
     "wrong_role",
     "removed",
     "rejected",
+    "not_active",
     "left",
     "declined",
     "pending",

@@ -56,7 +56,7 @@ _LEADERS = frozenset({"manager", "admin"})
 class _Answer:
     """What one question brought: a group with its members, or the reason why there is none."""
 
-    members: Mapping[str, Membership | None] | None
+    members: Mapping[str, tuple[Membership, ...]] | None
     reason: Reason
     time: int
     until: float
@@ -127,13 +127,14 @@ class GlobusAuthorizer:
             return "outage"
         return weigh(reason for reason in reasons if reason != "outage")
 
-    def _judge(self, member: Membership | None, role: Role) -> Reason:
-        if member is None or member.status not in _STATUSES:
-            return "outage"  # two rows that contradict each other, or a word that we do not know
-        if member.status != "active":
-            return cast(Reason, member.status)
+    def _judge(self, rows: tuple[Membership, ...], role: Role) -> Reason:
+        statuses = {one.status for one in rows}
+        if "active" in statuses and len(statuses) > 1:
+            return "outage"  # one row says active and another does not: neither is the answer
+        if "active" not in statuses:
+            return weigh(cast(Reason, one) if one in _STATUSES else "not_active" for one in statuses)
         if role == "server":
-            return "active" if member.role in _LEADERS else "wrong_role"
+            return "active" if any(one.role in _LEADERS for one in rows) else "wrong_role"
         if role == "auditor":
             return "wrong_role" if self._auditors is None else "active"
         return "active"
@@ -154,7 +155,7 @@ class GlobusAuthorizer:
         self._answers[group] = _Answer(members, reason, asked, started + wait)
         return self._answers[group], False
 
-    def _ask(self, group: str) -> tuple[Mapping[str, Membership | None] | None, Reason, float]:
+    def _ask(self, group: str) -> tuple[Mapping[str, tuple[Membership, ...]] | None, Reason, float]:
         """Return the members, or the reason why there are none; and how long that is good for."""
         try:
             found: Group = read_group(self._client(), group)

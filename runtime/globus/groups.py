@@ -5,7 +5,8 @@
  1. an answer for another group than the one asked for is no answer;
  2. a list of members that is missing is a list that we may not see; so is an empty one, since a group has an
     administrator at least, and one that the group shows to its managers only when we are none of them;
- 3. two rows for one identity contradict each other unless they are the same row: that identity then has no answer;
+ 3. one identity may have several rows (members of a subgroup are members of its parent, too): they are all kept, and
+    whoever decides must not choose between one that says active and one that does not;
  4. a status or role that we do not know is kept as it is, and never counts as ``active``, ``manager`` or ``admin``.
 """
 
@@ -40,11 +41,11 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """A group, as one answer showed it. ``members`` is None where we may not see them; a contradiction in it is None."""
+    """A group, as one answer showed it. ``members`` is None where we may not see them; an identity has one row or more."""
 
     id: str
     name: str
-    members: Mapping[str, Membership | None] | None
+    members: Mapping[str, tuple[Membership, ...]] | None
     own: tuple[Membership, ...]
     policies: Mapping[str, Any]
     enforce_session: bool | None
@@ -108,7 +109,7 @@ def with_policies(client: GroupsClient, group: Group) -> Group:
 
 def facts(group: Group) -> GroupFacts:
     """Return the facts about ``group``."""
-    active = [one for one in (group.members or {}).values() if one is not None and one.status == "active"]
+    active = [rows for rows in (group.members or {}).values() if all(one.status == "active" for one in rows)]
     roles = [one.role for one in group.own if one.status == "active"]
     high = _flag(group.policies, "is_high_assurance")
     seconds = group.policies.get("authentication_assurance_timeout")
@@ -162,12 +163,11 @@ def _rows(value: Any) -> list[Any]:
     return value
 
 
-def _members(rows: list[Any]) -> dict[str, Membership | None]:
-    found: dict[str, Membership | None] = {}
+def _members(rows: list[Any]) -> dict[str, tuple[Membership, ...]]:
+    found: dict[str, tuple[Membership, ...]] = {}
     for row in rows:
         one = _membership(row)
-        if found.setdefault(one.identity, one) != one:
-            found[one.identity] = None
+        found[one.identity] = (*found.get(one.identity, ()), one)
     return found
 
 

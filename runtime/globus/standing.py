@@ -107,10 +107,10 @@ def _rows(
 ) -> tuple[Row, ...]:
     rows = []
     for identity, found in sorted((group.members or {}).items()):
-        may = tuple(role for role in _ROLES if authorizer.check(frozenset({identity}), role).allowed)
         name, role, status = (
-            ("?", "?", "contradictory") if found is None else (found.username, found.role, found.status)
+            " and ".join(sorted({getattr(one, field) for one in found})) for field in ("username", "role", "status")
         )
+        may = tuple(each for each in _ROLES if authorizer.check(frozenset({identity}), each).allowed)
         rows.append(Row(identity, name, role, status, may, _place(identity, charter, linked)))
     return tuple(rows)
 
@@ -146,7 +146,9 @@ def _findings(
             # Nobody is asked about an auditor while a federation runs: it opens logs that exist.
             ok = None if decision.outage or (role == "auditor" and not decision.allowed) else decision.allowed
             found.append((ok, f"{member.identity} as {role}: {decision.reason}"))
-    for identity, one in sorted(group.members.items()):
-        if one is not None and one.status == "active" and _place(identity, charter, linked) == _NOT_IN:
-            found.append((None, f"{one.username or identity} is active and not in the charter: it can do nothing here"))
+    for identity, rows in sorted(group.members.items()):
+        if all(one.status == "active" for one in rows) and _place(identity, charter, linked) == _NOT_IN:
+            found.append(
+                (None, f"{rows[0].username or identity} is active and not in the charter: it can do nothing here")
+            )
     return found

@@ -105,7 +105,7 @@ def fake(body: Any, **settings: Any) -> tuple[GlobusAuthorizer, Fake, Time]:
         ("rejected", "member", "site", "rejected"),
         ("left", "member", "site", "left"),
         ("removed", "manager", "server", "removed"),
-        ("suspended", "member", "site", "outage"),
+        ("suspended", "member", "site", "not_active"),
     ],
 )
 def test_each_row(status: str, role: str, asked: Role, reason: str) -> None:
@@ -231,10 +231,36 @@ def test_admissions_that_cannot_be_believed_are_an_outage(caplog: pytest.LogCapt
 
 
 def test_every_reason_holds_or_refuses_and_the_two_do_not_meet() -> None:
-    refuses = {"wrong_role", "removed", "rejected", "left", "declined", "pending", "invited", "not_a_member"}
+    refuses = {
+        "not_active",
+        "wrong_role",
+        "removed",
+        "rejected",
+        "left",
+        "declined",
+        "pending",
+        "invited",
+        "not_a_member",
+    }
     every = set(cast(Any, Reason).__args__)
     assert every == {"active"} | refuses | UNANSWERED
     assert not refuses & UNANSWERED and "active" not in UNANSWERED
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "reason"),
+    [
+        ([row(ME), row(ME)], "site", "active"),
+        ([row(ME), row(ME, role="manager")], "server", "active"),
+        ([row(ME), row(ME, "removed")], "site", "outage"),
+        ([row(ME, "invited", "manager"), row(ME)], "server", "outage"),
+        ([row(ME, "removed"), row(ME, "invited")], "site", "removed"),
+        ([row(ME, "suspended"), row(ME, "pending")], "site", "not_active"),
+    ],
+)
+def test_a_member_with_several_rows(rows: list[dict[str, Any]], asked: Role, reason: str) -> None:
+    """Members of a subgroup are members of its parent as well: Globus may list such a person twice."""
+    assert fake(answer(*rows))[0].check(frozenset({ME}), asked).reason == reason
 
 
 # What the client library's own recordings of the service look like ------------------------------------------------------
