@@ -73,7 +73,7 @@ class Heartbeat:
 
     def is_live(self) -> bool:
         """Return whether it is recent enough."""
-        return bool(self.period) and time.time() - self.at < 3 * self.period
+        return time.time() - self.at < 3 * self.period
 
 
 @dataclass
