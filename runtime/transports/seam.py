@@ -32,7 +32,11 @@ class Transport(Protocol):
         """Return what has arrived, waiting at most ``timeout`` seconds for the first."""
 
     def recover(self, tickets: dict[str, str]) -> set[str]:
-        """After a restart: return those of ``tickets`` (digest -> site) whose answers may still come by themselves."""
+        """After a restart: return those of ``tickets`` (digest -> site) whose answers may still come by themselves.
+
+        For people only: the server dispatches all of them again, since a transport needs a delivery at hand to repeat it, and
+        one that has sent it already knows not to send it at once.
+        """
 
     def close(self) -> None:
         """Let go of every process and thread."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,26 @@ def test_the_pace_keeps_to_the_limit_in_any_window() -> None:
     assert passed[-1] == pytest.approx(40.0)
 
 
+def test_what_can_wait_leaves_room_for_what_cannot() -> None:
+    now, polls = 0.0, list[float]()
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    pace = Pace(20, 10.0, timer=lambda: now, sleep=sleep)
+    while now < 60:
+        pace.wait(urgent=False)
+        polls.append(now)
+        now += 0.2
+        before = now
+        if len(polls) % 12 == 0:
+            pace.wait()
+            assert now - before == 0.0, "a submission stood behind questions"
+    gaps = [later - earlier for earlier, later in pairwise(polls)]
+    assert max(gaps) <= 1.21 and len(polls) > 60
+
+
 def test_the_pace_is_one_for_all_threads() -> None:
     pace, begun = Pace(5, 0.4), time.monotonic()
     threads = [threading.Thread(target=pace.wait) for _ in range(15)]
@@ -225,3 +247,16 @@ def test_no_key_of_the_federation_is_named_to_the_child(tmp_path: Path, secret: 
     opening = json.dumps(link._opening)
     assert "not a real one" not in opening
     assert set(link._opening) == {"globus", "function"}
+
+
+@pytest.mark.processes
+def test_the_server_loads_none_of_it() -> None:
+    program = (
+        "import sys\n"
+        "import counterseal.runtime.transports.compute.transport\n"
+        "import counterseal.runtime.assembly\n"
+        "import counterseal.runtime.cli.server, counterseal.runtime.cli.site\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules} & {'globus_sdk', 'globus_compute_sdk', 'dill'}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -269,6 +269,21 @@ def test_what_passes_is_waited_out(
     assert place.ran(ticket) == 1
 
 
+def test_a_child_keeps_to_the_limit_on_its_rate(place: Place, opened: Callable[..., ComputeTransport]) -> None:
+    control = place.standin.control
+    control.rate_limit("compute", 20, 10.0)
+    before, began = len(control.requests), time.monotonic()
+    transport = opened()
+    count = 0
+    while time.monotonic() - began < 16:
+        place.mode("work")
+        bring(transport, *fresh())
+        count += 1
+    seen = [(path, status) for _, path, status in control.requests[before:] if path.startswith(("/v2/", "/v3/"))]
+    assert len(seen) > 20 and count > 2, "the limit was never near"
+    assert not [path for path, status in seen if status == 429]
+
+
 def test_a_submission_whose_reply_got_lost_is_found_and_not_repeated(
     place: Place, opened: Callable[..., ComputeTransport]
 ) -> None:

@@ -440,6 +440,18 @@ def test_an_answer_that_got_lost_is_found_in_the_store(tmp_path: Path, variant: 
     assert not [event for event in log if event.type in {"ticket.expire", "update.late"}]
 
 
+def test_a_server_says_what_is_still_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    federation = Federation.make(tmp_path / "fed", 4)
+
+    class Remembering(DirectTransport):
+        def recover(self, tickets: dict[str, str]) -> set[str]:
+            return {digest for digest, site in tickets.items() if site == federation.sites[1]}
+
+    with sites_of(federation) as transport, caplog.at_level("INFO"):
+        play(federation, Remembering(transport.sites, clock=federation.clock), run_config(rounds=1))
+    assert f"may still come from {federation.sites[1]}" in caplog.text
+
+
 def test_an_errands_answers_are_found_in_the_store(tmp_path: Path) -> None:
     federation = Federation.make(tmp_path / "fed", 4)
 

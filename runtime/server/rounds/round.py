@@ -134,11 +134,20 @@ class Round:
         todo = self._tell(plan.RoundOpened(self._number, sites), float(opened_at))
         self._office.observe(RoundStarted(self.desk.version, sites))
         todo = (*self._remember(), *todo)
+        self._tell_what_is_out()
         while True:
             end = self._do(todo)
             if end is not None:
                 return end
             todo = self._listen()
+
+    def _tell_what_is_out(self) -> None:
+        """After a restart: say why a delivery that is repeated below may not go out again at once."""
+        waiting = {digest: site for digest, site in self._by_digest.items() if self._waits_for(site)}
+        out = self._office.transport.recover(waiting)
+        if out:
+            sites = ", ".join(sorted(waiting[digest] for digest in out))
+            _log.info("answers to deliveries of an earlier life may still come from %s", sites)
 
     def _do(self, todo: Sequence[plan.Decision]) -> RoundEnd | None:
         for decision in todo:
@@ -234,8 +243,6 @@ class Round:
         if not self._waits_for(site):
             return
         ticket, two_steps = desk.tickets[site], self._office.parties.charter.commit_before_upload
-        if self._counter.over(ticket):
-            return  # the round's own deadline closes it
         upload, filed, digests = not two_steps, desk.filed.get(site), None
         if two_steps and self._receipts_closed():
             if filed is None or filed.manifest is None:
@@ -243,7 +250,9 @@ class Round:
             upload, digests = True, _digests(filed.manifest)
         elif two_steps and filed is not None:
             return  # its receipt is here; leave to upload follows when the round's receipts are closed
-        grants = self._counter.grants(ticket, self._file.schema, upload=upload, digests=digests)
+        grants = self._counter.grants(ticket, upload=upload, digests=digests)
+        if grants is None:
+            return  # the round's own deadline closes it
         self._leave[site] = Leave.of(grants, self._office.clock())
         self._started.setdefault(site, time.monotonic())
         # Leave to upload comes with the checkpoint under which the receipts lie; all else with one that is the same for all.

@@ -39,6 +39,9 @@ _SECONDS = 60.0
 _REQUESTS = 20
 _WINDOW = 10.5
 """Compute's documented limit, with half a second for clocks that differ."""
+_GOOD_HALF = 0.6
+_GAP = 1.0
+_LEAST = 0.001
 _RESULTS = ["globus_compute_sdk.serialize.JSONData"]
 
 Submitted = tuple[str, list[str]]
@@ -46,7 +49,11 @@ Submitted = tuple[str, list[str]]
 
 
 class Pace:
-    """Lets at most ``requests`` pass in any ``window`` seconds; the others wait their turn."""
+    """Lets at most ``requests`` pass in any ``window`` seconds; the others wait.
+
+    Questions that can wait leave room for those that cannot: once a good half of the window is used, they pass one a second.
+    So a round that goes out does not stand behind questions about the last one.
+    """
 
     def __init__(
         self,
@@ -63,16 +70,25 @@ class Pace:
         self._passed: deque[float] = deque()
         self._lock = threading.Lock()
 
-    def wait(self) -> None:
+    def wait(self, *, urgent: bool = True) -> None:
         """Return when one more request may be made."""
-        with self._lock:  # whoever waits here holds back those behind it, so nobody is overtaken
-            while len(self._passed) >= self._requests:
-                rest = self._passed[0] + self._window - self._timer()
-                if rest <= 0:
-                    self._passed.popleft()
-                else:
-                    self._sleep(rest)
-            self._passed.append(self._timer())
+        while rest := self._pass(urgent):
+            self._sleep(rest)
+
+    def _pass(self, urgent: bool) -> float:
+        """Count a request and return 0, or return how long it must wait at least."""
+        with self._lock:
+            now = self._timer()
+            while self._passed and self._passed[0] + self._window <= now:
+                self._passed.popleft()
+            if len(self._passed) >= self._requests:
+                return max(self._passed[0] + self._window - now, _LEAST)
+            if not urgent and len(self._passed) >= _GOOD_HALF * self._requests:
+                rest = self._passed[-1] + _GAP - now
+                if rest > 0:
+                    return max(rest, _LEAST)
+            self._passed.append(now)
+            return 0.0
 
 
 class ComputeService:
@@ -113,7 +129,7 @@ class ComputeService:
 
     def results(self, tasks: Sequence[str]) -> Iterator[tuple[str, Outcome | None]]:
         """Yield each task with where it stands; None where Compute does not know it (any longer)."""
-        body = self._ask("batch status", lambda: self._v2.get_task_batch(list(tasks)).data)
+        body = self._ask("batch status", lambda: self._v2.get_task_batch(list(tasks)).data, urgent=False)
         found = body.get("results") if isinstance(body, dict) else None
         if not isinstance(found, dict):
             raise GlobusUnavailableError("an answer not understood", where="batch status")
@@ -128,7 +144,7 @@ class ComputeService:
 
     def online(self, endpoint: str) -> bool:
         """Tell whether Compute hears the endpoint's heartbeats."""
-        body = self._ask("endpoint status", lambda: self._v2.get_endpoint_status(endpoint).data)
+        body = self._ask("endpoint status", lambda: self._v2.get_endpoint_status(endpoint).data, urgent=False)
         return isinstance(body, dict) and body.get("status") == "online"
 
     def allowed(self, endpoint: str) -> frozenset[str] | None:
@@ -161,8 +177,8 @@ class ComputeService:
         """Let go of the credentials."""
         self._credentials.close()
 
-    def _ask(self, where: str, request: Callable[[], Any]) -> Any:
-        self._pace.wait()
+    def _ask(self, where: str, request: Callable[[], Any], *, urgent: bool = True) -> Any:
+        self._pace.wait(urgent=urgent)
         with asking(f"Globus Compute, {where}"):
             return request()
 
