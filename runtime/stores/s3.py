@@ -289,6 +289,8 @@ class S3Store:
                     raise ObjectExistsError("the key holds other bytes", where=compare.key)
         except ObjectMissingError:
             return False
+        except GrantError as error:
+            raise self._refused(error) from None
         return True
 
     def _begin(self, key: str, asked: dict[str, Any]) -> str:

@@ -44,8 +44,8 @@ class Shop:
 
     def store(self, **options: Any) -> S3Store:
         place = self.server.place("attacked", f"p{os.urandom(6).hex()}")
-        keys = {"access_key": self.server.access_key, "secret_key": self.server.secret_key}
-        return S3Store(place, patience=QUICK, **keys, **options)
+        made = {"access_key": self.server.access_key, "secret_key": self.server.secret_key, **options}
+        return S3Store(place, patience=QUICK, **made)
 
 
 @cache

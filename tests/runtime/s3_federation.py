@@ -37,7 +37,7 @@ class Counting:
     """A trainer that says how often it trained, and does something before it answers."""
 
     def __init__(
-        self, inner: Any, count: Counter[tuple[str, int]], site: str, meanwhile: Callable[[str], None]
+        self, inner: Any, count: Counter[tuple[str, int]], site: str, meanwhile: Callable[[str], object]
     ) -> None:
         self._inner, self._count, self._site, self._meanwhile = inner, count, site, meanwhile
 
@@ -80,7 +80,7 @@ class Scene:
     options: Mapping[str, Any] = field(default_factory=dict)
     large: bool = False
     trained: Counter[tuple[str, int]] = field(default_factory=Counter)
-    meanwhile: Callable[[str], None] = str
+    meanwhile: Callable[[str], object] = len
     meddle: Callable[[str, bytes], bytes | None] | None = None
     answers: Callable[[str, bytes], bytes | None] | None = None
     sent: list[tuple[str, str, bytes]] = field(default_factory=list)

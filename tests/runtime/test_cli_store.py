@@ -67,7 +67,7 @@ def credentials(local_s3: LocalS3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", local_s3.secret_key)
 
 
-def config_of(world: World, tmp_path: Path, *arguments: Any, **store: object) -> Path:
+def config_of(world: World, tmp_path: Path, *arguments: Any, **store: Any) -> Path:
     """A copy of the server's configuration beside the original, so that its relative paths hold."""
     path = world.server.with_name(f"server-{os.urandom(4).hex()}.yaml")
     path.write_text(world.server.read_text())

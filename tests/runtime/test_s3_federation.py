@@ -471,7 +471,7 @@ def test_the_mirror_follows_every_round(local_s3: LocalS3, admin: Any, prefix: s
 
 def leaves_of(source: FolderSource) -> list[bytes]:
     size = source.sizes()[-1]
-    found = []
+    found: list[bytes] = []
     for tile in entry_bundles(size, since=0):
         found += decode_bundle(source.tile(tile.entries_path()) or b"", tile.width)
     return found

@@ -163,9 +163,9 @@ class Errands:
                 self._take(arrival, desk, stored=True)
 
     def _send(self, errand: Errand, ticket: Issued, desk: _Desk) -> None:
-        if self._counter.over(ticket):
+        grants = self._counter.grants(ticket, upload=False)
+        if grants is None:
             return
-        grants = self._counter.grants(ticket, self._file.schema, upload=False)
         if errand.kind == "witness":
             grants = Grants(answer=grants.answer)
         desk.leave[ticket.digest] = Leave.of(grants, self._office.clock())

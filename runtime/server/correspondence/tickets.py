@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ....audit.tlog.checkpoint import Checkpoint
-from ....parameters import Schema
 from ....trust.blob.manifest import part_size
 from ....trust.blob.payload import ciphertext_length
 from ....trust.canonical import canonical
@@ -23,7 +22,7 @@ from ....trust.identifiers import sha256
 from ....trust.terms import PrivacyTerms
 from ....trust.tickets import Ticket, TicketKind, Work
 from ...delivery import ANSWER_BYTES, Delivery, Grants, Opening, Settled, Witnessed
-from ...errors import StoreError
+from ...errors import GrantError, StoreError
 from ...places import answer_key, global_manifest_key, global_payload_key, update_payload_key
 from ...sealed_json import seal_opening
 from ...stores.grants import Grant
@@ -218,10 +217,19 @@ class Counter:
             return None
         return seal_opening(opening, key, purpose="coefficient", federation=office.federation, ticket=ticket)
 
-    def grants(
-        self, ticket: Issued, schema: Schema, *, upload: bool, digests: Mapping[str, Any] | None = None
-    ) -> Grants:
-        """Return leave to read the model and, if ``upload``, to put the update (bound to ``digests`` where known)."""
+    def grants(self, ticket: Issued, *, upload: bool, digests: Mapping[str, Any] | None = None) -> Grants | None:
+        """Return leave to read the model and, if ``upload``, to put the update (bound to ``digests`` where known).
+
+        None if the ticket's time is over, or ends while the grants are signed: there is nothing to send any more.
+        """
+        try:
+            return None if self.over(ticket) else self._grants(ticket, upload, digests or {})
+        except GrantError:
+            if self.over(ticket):
+                return None
+            raise
+
+    def _grants(self, ticket: Issued, upload: bool, digests: Mapping[str, Any]) -> Grants:
         order, office = ticket.order, self._office
         expires = order.not_after
         put: Grant | None = None
@@ -234,7 +242,7 @@ class Counter:
                 part_size=part_size(length),
                 expires=expires,
                 upload="" if earlier is None else earlier["upload"],
-                **(digests or {}),
+                **digests,
             )
             office.journal.put(f"grant/{ticket.digest}", put.bare().model_dump(mode="json"))
         reads = order.kind != "witness"
@@ -261,7 +269,7 @@ class Counter:
 
     def over(self, ticket: Issued) -> bool:
         """Tell whether it is too late to send ``ticket``: a site would refuse it, and no grant can be signed for it."""
-        return self._office.clock() >= ticket.order.not_after - 1
+        return self._office.clock() >= ticket.order.not_after
 
     def site_of(self, digest: str) -> str:
         """Return whose ticket ``digest`` names."""
