@@ -13,7 +13,11 @@ from .book import Book
 from .link import Link
 from .parcels import Parcel, Parcels, pause
 
-__all__ = ["Desk", "Request", "SitePlace", "Standing"]
+__all__ = ["LONGEST_REST", "Desk", "Request", "SitePlace", "Standing"]
+
+LONGEST_REST = 300.0
+"""Seconds of rest that Compute is believed at most."""
+_DEAF = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class SitePlace:
         """Leave the endpoint alone for ``seconds``, or for longer each time."""
         self.troubles += 1
         self.trouble = code
-        self.resume = now + (pause(self.troubles) if seconds is None else max(seconds, 1.0))
+        self.resume = now + (pause(self.troubles) if seconds is None else min(max(seconds, 1.0), LONGEST_REST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,17 +89,25 @@ class Desk:
     counts: Counter[str] = field(default_factory=Counter)
     requests: dict[int, Request] = field(default_factory=dict)
     last: int = 0
-    deaf: bool = False
-    """Whether the link took nothing when it was last asked: a child is being started again."""
+    deaf_until: float = 0.0
+    """While this lies ahead nothing is sent: the link took nothing, a child is being started again."""
 
     def ask(self, request: Request, **rest: Any) -> bool:
         """Send ``request`` through the link; False if there is nobody to take it."""
+        if self.deaf:
+            return False
         self.last += 1
         self.requests[self.last] = request
-        self.deaf = not self.link.send({"id": self.last, "do": request.do, **rest})
-        if self.deaf:
-            del self.requests[self.last]
-        return not self.deaf
+        if self.link.send({"id": self.last, "do": request.do, **rest}):
+            return True
+        del self.requests[self.last]
+        self.deaf_until = self.timer() + _DEAF
+        return False
+
+    @property
+    def deaf(self) -> bool:
+        """Whether there is nobody to take a request now."""
+        return self.timer() < self.deaf_until
 
     def arrive(self, parcel: Parcel, answer: bytes | None, failure: str | None, *, well: bool) -> None:
         """Hand an answer or a failure to the server."""
@@ -104,7 +116,7 @@ class Desk:
 
     def of(self, site: str) -> list[Parcel]:
         """Return the parcels of ``site``."""
-        return [one for one in self.parcels if one.site == site]
+        return self.parcels.of(site)
 
     def known(self, tickets: Iterable[str]) -> list[Parcel]:
         """Return those of ``tickets`` that are parcels."""

@@ -177,7 +177,7 @@ class ChildLink:
         return True
 
     def _read(self, life: int, source: BinaryIO) -> None:
-        with contextlib.suppress(OSError, ValueError, TransportError), source:  # garbage on it: the child is given up
+        with contextlib.suppress(Exception), source:  # whatever is on the pipe: the child is given up, and that is told
             while (frame := read_frame(source, FRAME_LIMIT)) is not None:
                 self._events.put((life, json.loads(frame)))
         self._events.put((life, {"end": "lost"}))

@@ -18,7 +18,7 @@ from typing import Any
 from ....errors import CountersealError
 from ....trust.canonical import parse
 from ...delivery import DELIVERY_LIMIT, Answer
-from .desk import Desk, Request
+from .desk import LONGEST_REST, Desk, Request
 from .parcels import Parcel
 from .results import INFRASTRUCTURE
 
@@ -61,7 +61,6 @@ class Listener:
         for start in range(0, len(asked), _TASKS):
             tasks = asked[start : start + _TASKS]
             if not self._desk.ask(Request("results", tasks=tuple(tasks)), tasks=tasks):
-                self._next = now + 0.5
                 return
             self._open += 1
 
@@ -109,7 +108,8 @@ class Listener:
         self._open -= 1
         self._troubles += 1
         pause = min(self._desk.poll_seconds * 2.0 ** min(self._troubles, 10), _LONGEST)
-        self._next = self._desk.timer() + max(pause, float(event.get("retry_after") or 0.0))
+        asked = min(float(event.get("retry_after") or 0.0), LONGEST_REST)
+        self._next = self._desk.timer() + max(pause, asked)
         _log.info("Globus Compute does not say which tasks are over: %s", event.get("code"))
 
     def lost(self) -> None:

@@ -60,6 +60,8 @@ class Parcel:
     due: float = math.inf
     """When it is sent (again); never before a life's first `dispatch` of it."""
     troubles: int = 0
+    over: bool = False
+    """Whether a newer ticket of its site in its run was sent."""
 
     @property
     def outstanding(self) -> int:
@@ -120,8 +122,12 @@ class Parcels:
     """All parcels, by ticket and by task."""
 
     def __init__(self, parcels: Iterator[Parcel]) -> None:
-        self._all = {one.ticket: one for one in parcels}
-        self._by_task = {task: one for one in self._all.values() for task in one.tasks}
+        self._all: dict[str, Parcel] = {}
+        self._sites: dict[str, dict[str, Parcel]] = {}
+        self._by_task: dict[str, Parcel] = {}
+        for one in sorted(parcels, key=lambda one: one.seq):
+            self.add(one)
+            self._by_task |= dict.fromkeys(one.tasks, one)
 
     def __iter__(self) -> Iterator[Parcel]:
         return iter(list(self._all.values()))
@@ -132,12 +138,18 @@ class Parcels:
 
     def add(self, parcel: Parcel) -> list[Parcel]:
         """Take a new parcel; return the older ones that it puts an end to."""
-        self._all[parcel.ticket] = parcel
-        older = [one for one in self if (one.site, one.run) == (parcel.site, parcel.run) and one.seq < parcel.seq]
+        older = [one for one in self.of(parcel.site) if one.run == parcel.run and one.seq < parcel.seq and not one.over]
         for one in older:
+            one.over = True
             one.awaited = False
             one.delivery = None
+        self._all[parcel.ticket] = parcel
+        self._sites.setdefault(parcel.site, {})[parcel.ticket] = parcel
         return older
+
+    def of(self, site: str) -> list[Parcel]:
+        """Return the parcels of ``site``."""
+        return list(self._sites.get(site, {}).values())
 
     def of_task(self, task: str) -> Parcel | None:
         """Return the parcel whose task this is."""
@@ -155,10 +167,11 @@ class Parcels:
             parcel.tasks.pop(task, None)
 
     def forget(self, clock: int) -> list[Parcel]:
-        """Drop the parcels whose time is long over, and return them."""
-        old = [one for one in self if clock > one.not_after + LISTENED]
+        """Drop the parcels whose time is long over, and older ones of which nothing is out; return them."""
+        old = [one for one in self if clock > one.not_after + LISTENED or (one.over and not one.outstanding)]
         for one in old:
             del self._all[one.ticket]
+            del self._sites[one.site][one.ticket]
             for task in list(one.tasks):
                 self._by_task.pop(task, None)
         return old

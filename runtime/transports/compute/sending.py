@@ -41,12 +41,12 @@ class Sender:
     def step(self, now: float) -> None:
         """Send what is due."""
         for place in self._desk.places.values():
-            if place.busy or now < place.resume:
+            if place.busy or now < place.resume or self._desk.deaf:
                 continue
             if place.lost is not None:
                 self._look(place, now)
             elif batch := self._batch(place, now):
-                self._submit(place, batch, now)
+                self._submit(place, batch)
 
     def next(self, now: float) -> float:
         """Return when something is due by the look of things."""
@@ -87,7 +87,7 @@ class Sender:
             size += length
         return batch
 
-    def _submit(self, place: SitePlace, batch: list[Parcel], now: float) -> None:
+    def _submit(self, place: SitePlace, batch: list[Parcel]) -> None:
         desk = self._desk
         desk.book.intend(place.site, batch)
         deliveries = [base64.b64encode(one.delivery or b"").decode("ascii") for one in batch]
@@ -97,15 +97,12 @@ class Sender:
             desk.counts["submissions"] += 1
             return
         desk.book.submitted(place.site, None, [])
-        place.resume = now + 0.5  # the child is being started again
 
     def _look(self, place: SitePlace, now: float) -> None:
         if place.group is None:
             self._settle(place, [], now)  # no group was ever heard of: nothing of it can be found
-        elif self._desk.ask(Request("tasks", place.site), group=place.group):
-            place.busy = True
         else:
-            place.resume = now + 0.5
+            place.busy = self._desk.ask(Request("tasks", place.site), group=place.group)
 
     # What came of it
 

@@ -43,7 +43,6 @@ __all__ = ["ComputeTransport", "Standing", "open_compute_transport"]
 _log = logging.getLogger(__name__)
 
 _SHORTEST_WAIT = 0.005
-_DEAF_WAIT = 0.25
 _CHECKING = 90.0
 """Seconds to wait for Compute's word on the function when a server starts."""
 
@@ -119,9 +118,9 @@ class ComputeTransport:
                 break
             now = desk.timer()
             wait = min(end, *(part.next(now) for part in (self._sender, self._listener, self._watch))) - now
-            shortest = _DEAF_WAIT if desk.deaf else _SHORTEST_WAIT
-            for event in desk.link.receive(min(max(wait, shortest), max(end - now, 0.0))):
-                self._take(event)
+            wait = max(wait, desk.deaf_until - now, _SHORTEST_WAIT)
+            for event in desk.link.receive(min(wait, max(end - now, 0.0))):
+                self._take_or_give_up(event)
             if desk.timer() >= end:
                 break
         found, desk.arrivals = desk.arrivals, []
@@ -162,6 +161,15 @@ class ComputeTransport:
         self._watch.step(now)
         self._sender.step(now)
         self._listener.step(now)
+
+    def _take_or_give_up(self, event: dict[str, Any]) -> None:
+        try:
+            self._take(event)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # The child reads what the web sends: a child that talks nonsense is ended, and the server goes on.
+            _log.error("the process that speaks to Globus says what makes no sense", exc_info=error)
+            self._desk.link.close()
+            self._lose_child()
 
     def _take(self, event: dict[str, Any]) -> None:
         desk = self._desk
