@@ -26,7 +26,6 @@ from .errors import ConfigError
 from .founding.admissions import LinkedIdentities
 from .founding.charter_folder import read_charter_folder
 from .progress import Observer, ignore
-from .server.server import Server
 from .site.site import Site
 from .site.state import PATIENCE
 from .site.steward import Steward
@@ -37,6 +36,7 @@ from .transports.local import LocalTransport, spawn
 from .transports.seam import Transport
 
 if TYPE_CHECKING:
+    from .server.server import Server
     from .stores.s3 import S3Store
     from .stores.s3_http import Connection
     from .stores.s3_place import S3Place
@@ -110,6 +110,8 @@ def open_server(
     Raises:
         CharterError, CustodyError, ConfigError, JournalError, LogCorruptError: what is wrong, and where.
     """
+    from .server.server import Server  # a site, started for one delivery, does without it
+
     charter, keys = _charter_and_keys(config, clock)
     if config.identity != charter.charter.server:
         raise ConfigError(
