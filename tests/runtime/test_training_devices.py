@@ -77,7 +77,11 @@ def test_every_device_starts_from_the_same_model_and_learns(device: str) -> None
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("model", [MLP, CNN], ids=lambda model: model.name)
 def test_private_training_runs_its_self_check_and_learns(device: str, model: ModelConfig) -> None:
-    options = {"epochs": None, "steps": 20, "optimizer": OptimizerConfig(name="sgd", parameters={"lr": 2.0})}
+    options: dict[str, Any] = {
+        "epochs": None,
+        "steps": 20,
+        "optimizer": OptimizerConfig(name="sgd", parameters={"lr": 2.0}),
+    }
     terms = TERMS.model_copy(update={"noise_multiplier": 0.3, "normaliser": 60.0})
     trainer = trainer_on(device, model, privacy=terms, **options)
     start = trainer.initial_parameters(1)
@@ -93,7 +97,11 @@ def test_one_record_moves_a_private_step_by_the_clip_norm_at_most(device: str) -
     terms = TERMS.model_copy(
         update={"steps": 1, "sampling_rate": 1.0, "normaliser": 1.0, "noise_multiplier": 1e-4, "clip_norm": 0.5}
     )
-    options = {"epochs": None, "steps": 1, "optimizer": OptimizerConfig(name="sgd", parameters={"lr": 1.0})}
+    options: dict[str, Any] = {
+        "epochs": None,
+        "steps": 1,
+        "optimizer": OptimizerConfig(name="sgd", parameters={"lr": 1.0}),
+    }
     found = load_dataset("digits")
     plain = ModelConfig(name="logistic", parameters={"inputs": 64, "classes": 10})
     ends = []
