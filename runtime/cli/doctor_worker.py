@@ -147,7 +147,7 @@ class WorkerChecks:
             raise Fault(f"{command[0]} does not run ({error.strerror})", remedy="Correct --through.") from None
         told = _Told(process)
         held = os.open(scratch / LOCK, os.O_RDWR | os.O_CLOEXEC)
-        timer = threading.Timer(WAIT, process.kill)
+        timer = threading.Timer(WAIT, process.terminate)
         timer.start()
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,7 +157,7 @@ class WorkerChecks:
             self._found["excludes"] = _locked(scratch / MINE)
         finally:
             os.close(held)
-            _hang_up(process)
+            _hang_up(process, 60 if self._report is not None else 5)
             timer.cancel()
         if self._report is None:
             raise Fault(
@@ -215,15 +215,18 @@ def _report(process: subprocess.Popen[bytes], nonce: str) -> dict[str, Any] | No
     return None
 
 
-def _hang_up(process: subprocess.Popen[bytes]) -> None:
+def _hang_up(process: subprocess.Popen[bytes], patience: float) -> None:
+    """End the talk; a command that still waits in a queue is told to go, so that it can take its job with it."""
     if process.stdin is not None:
         with suppress(BrokenPipeError):
             process.stdin.close()
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    for end, wait in ((process.terminate, patience), (process.kill, 10.0)):
+        try:
+            process.wait(wait)
+            break
+        except subprocess.TimeoutExpired:
+            end()
+    process.wait()
     if process.stdout is not None:
         process.stdout.close()
 

@@ -25,7 +25,9 @@ from typing import Any
 import pytest
 from globus_compute_sdk.serialize import ComputeSerializer, JSONData, PureSourceTextInspect
 
-from counterseal.runtime.config import GlobusConfig, PassphraseConfig
+from counterseal.runtime.cli.doctor import judged
+from counterseal.runtime.cli.doctor_endpoint import EndpointChecks
+from counterseal.runtime.config import GlobusConfig, PassphraseConfig, load_site
 from counterseal.runtime.endpoint.folder import drift, read_kit, write_folder
 from counterseal.runtime.endpoint.kit import Batch, Kit, MultiUser
 from counterseal.runtime.transports.compute.results import Outcome
@@ -155,6 +157,31 @@ def test_the_daemon_s_files_are_no_drift(server: Server, laptop: EndpointDaemon)
     server.ask(laptop.uuid, "once more")
     folder = laptop.folder / laptop.name
     assert drift(read_kit(folder), folder) == ()
+
+
+SITE = """
+identity: {client}
+charter: charter
+keys: keys
+passphrase: {{file: passphrase}}
+state: state
+store: {{kind: directory, path: store}}
+loader: {{entry_point: arrays, folder: data}}
+globus: {{client_id: {client}, client_secret: {{file: {secret}}}, insecure_test_cloud: "{url}"}}
+"""
+
+
+def test_the_doctor_finds_the_daemon_online_and_its_function_ours(
+    server: Server, laptop: EndpointDaemon, tmp_path: Path
+) -> None:
+    path = tmp_path / "site.yaml"
+    secret = server.standin.folder.with_name("secret")
+    path.write_text(SITE.format(client=server.client[0], secret=secret, url=server.standin.url))
+    checks = EndpointChecks(load_site(path), None, laptop.folder / laptop.name)
+    found = {name.removeprefix("endpoint: "): judged(name, check) for name, check in checks.each()}
+    assert found["online"].ok and "allows the one function" in found["online"].what, found
+    assert found["function"].ok and found["daemon"].ok, found
+    assert found["folder"].ok is None and "TEST CLOUD" in found["folder"].what
 
 
 def test_a_second_worker_is_free_while_the_first_trains(server: Server, laptop: EndpointDaemon) -> None:

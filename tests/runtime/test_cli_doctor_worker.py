@@ -128,6 +128,14 @@ def test_a_prefix_that_reaches_no_worker(config: Path, through: tuple[str, ...],
     assert {check.ok for name, check in found.items() if name != "runs"} == {None}
 
 
+def test_a_queue_that_is_never_served_is_left(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is told to go, so that it can cancel its job, before it is killed."""
+    monkeypatch.setattr("counterseal.runtime.cli.doctor_worker.WAIT", 1.0)
+    script = f"trap 'echo cancelled > {tmp_path}/job; exit 1' TERM; sleep 60 & wait"
+    found = told(config, "sh", "-c", script)
+    assert found["runs"].ok is False and (tmp_path / "job").read_text() == "cancelled\n"
+
+
 def test_noise_of_the_scheduler_is_no_report(config: Path) -> None:
     found = told(config, "sh", "-c", 'echo "job 7 starts"; echo "[1]"; exec "$@"', "sh")
     assert found["runs"].ok is True
