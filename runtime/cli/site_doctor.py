@@ -54,7 +54,10 @@ def doctor(
 
 
 def probe(config: _Config) -> None:
-    """Tell a doctor at the other end of standard input what this machine sees of the site."""
+    """Tell a doctor at the other end of standard input what this machine sees of the site.
+
+    Example: counterseal site probe --config site.yaml
+    """
     from ..config import load_site
     from ..site.probe import probe as answer
     from .doctor_state import nearest
