@@ -38,7 +38,7 @@ from ..errors import (
     WrongLengthError,
 )
 from .grants import MULTIPART_ABOVE, PARTS, Grant, GrantPart, check_key, check_prefix, split
-from .s3_binding import Protection, bound
+from .s3_binding import Protection, bound, checksum
 from .s3_client import S3GrantClient, S3Source
 from .s3_http import Answer, Patience, check_answer, quieten
 from .s3_place import S3Place
@@ -217,7 +217,7 @@ class S3Store:
         if len(parts) == 1:
             upload = ""
         elif not upload or self._uploaded(key, upload) is None:
-            upload = self._begin(key, asked)
+            upload = self._begin(key, asked, digests=parts[0].sha256 is not None)
         signed = tuple(self._signed(key, part, upload, expires, asked) for part in parts)
         return Grant(
             store="s3",
@@ -293,9 +293,12 @@ class S3Store:
             raise self._refused(error) from None
         return True
 
-    def _begin(self, key: str, asked: dict[str, Any]) -> str:
-        name = self.place.full_key(key)
-        made = self._call(key, lambda: self._s3.create_multipart_upload(Bucket=self.place.bucket, Key=name, **asked))
+    def _begin(self, key: str, asked: dict[str, Any], *, digests: bool) -> str:
+        """Create an upload; Amazon takes parts with digests only where that was said then, and wants them again at the end."""
+        name, said = self.place.full_key(key), {"ChecksumAlgorithm": "SHA256"} if digests else {}
+        made = self._call(
+            key, lambda: self._s3.create_multipart_upload(Bucket=self.place.bucket, Key=name, **asked, **said)
+        )
         return str(made["UploadId"])
 
     def _signed(self, key: str, part: GrantPart, upload: str, expires: int, asked: dict[str, Any]) -> GrantPart:
@@ -351,7 +354,7 @@ class S3Store:
                 raise WrongLengthError(f"part {part.number} has {size} bytes, not {part.length}", where=grant.key)
             if etags and etags[index].strip('"') != etag.strip('"'):
                 raise GrantError(f"part {part.number} is not the one that the site reported", where=grant.key)
-        return tuple({"PartNumber": part.number, "ETag": listed[part.number][1]} for part in grant.parts)
+        return tuple(_completed(part, listed[part.number][1]) for part in grant.parts)
 
     def _finish(self, grant: Grant, parts: Sequence[Any]) -> None:
         name = self.place.full_key(grant.key)
@@ -424,6 +427,11 @@ class S3Store:
             raise StoreSetupError(f"the bucket is in another region ({answer.code})", where="store.region")
         check_answer(answer, key)
         raise StoreError(f"the store answered HTTP {answer.status}", where=key)
+
+
+def _completed(part: GrantPart, etag: str) -> dict[str, Any]:
+    digest = {} if part.sha256 is None else {"ChecksumSHA256": checksum(part.sha256)}
+    return {"PartNumber": part.number, "ETag": etag, **digest}
 
 
 def _answer(response: Any) -> Answer:

@@ -123,6 +123,29 @@ def test_a_part_is_bound_like_an_object(shared: S3Store, key: str) -> None:
     assert shared.length(key) == len(data)
 
 
+@pytest.mark.parametrize("digests", [True, False])
+def test_an_upload_says_from_the_start_whether_its_parts_have_digests(shared: S3Store, key: str, digests: bool) -> None:
+    """Amazon refuses a part with a digest if that was not said at the start, and a completion without the digests if it was."""
+    said: dict[str, Any] = {}
+    events = shared._s3.meta.events
+
+    def note(params: Any, model: Any, **more: Any) -> None:
+        said[model.name] = params
+
+    events.register("provide-client-params.s3", note)
+    data = os.urandom(17 * MIB)
+    parts = [hashlib.sha256(piece).hexdigest() for piece in (data[:PART], data[PART:])] if digests else []
+    grant = shared.grant_put(key, length=len(data), part_size=PART, part_sha256=parts, expires=soon())
+    with S3GrantClient(shared.place, patience=QUICK) as client:
+        client.upload(grant, data)
+    shared.complete(grant.bare())
+    events.unregister("provide-client-params.s3", note)
+    assert said["CreateMultipartUpload"].get("ChecksumAlgorithm") == ("SHA256" if digests else None)
+    completed = said["CompleteMultipartUpload"]["MultipartUpload"]["Parts"]
+    expected = [b64(data[:PART]), b64(data[PART:])] if digests else [None, None]
+    assert [part.get("ChecksumSHA256") for part in completed] == expected
+
+
 def test_reported_etags_are_compared(shared: S3Store, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = os.urandom(20 * MIB)
     grant = shared.grant_put(key, length=len(data), part_size=PART, expires=soon())
