@@ -231,6 +231,20 @@ def test_a_federation_works_under_the_documents_and_others_are_refused(
         assert refused(call), name
 
 
+def test_plain_http_is_refused_by_the_whole_policy(service: SharedS3, admin: Any) -> None:
+    """This server speaks nothing else, so the statement that the other tests leave out refuses everybody, for good."""
+    federation, name = boto(service, FEDERATION), "plainly"
+    admin.create_bucket(Bucket=name)
+    found = documents(about("fed", name=name))["bucket"]
+    without = {**found, "Statement": [one for one in found["Statement"] if one["Sid"] != "NoPlainHttp"]}
+    admin.put_bucket_policy(Bucket=name, Policy=json.dumps(without))
+    federation.put_object(Bucket=name, Key="fed/payloads/x", Body=b"x")
+    admin.put_bucket_policy(Bucket=name, Policy=json.dumps(found))
+    assert refused(lambda: federation.put_object(Bucket=name, Key="fed/payloads/y", Body=b"x"))
+    assert refused(lambda: federation.get_object(Bucket=name, Key="fed/payloads/x"))
+    assert refused(lambda: admin.delete_bucket_policy(Bucket=name))
+
+
 # The documents as documents
 
 

@@ -321,7 +321,7 @@ STOPS: dict[str, tuple[int, str, type[StoreError]]] = {
 
 @pytest.mark.parametrize(
     ("name", "after"),
-    [(name, after) for name in STOPS for after in (0, 4, 9, 14) if (name[2:7], after) != ("store", 14)],
+    [(name, after) for name in STOPS for after in (0, 9, 14) if (name[2:7], after) != ("store", 14)],
 )
 def test_a_fault_that_stays_stops_the_server_and_costs_nothing(
     local_s3: LocalS3, proxy: FaultProxy, prefix: str, tmp_path: Path, undisturbed: str, name: str, after: int
