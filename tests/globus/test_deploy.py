@@ -245,11 +245,15 @@ def _play(cast: Cast, step: Step) -> str:
                 said += shell.run(step.text)
         elif "daemon" in step.words:
             cloud = cast.standin.url
-            lead = (
-                f"export GLOBUS_SDK_ENVIRONMENT=local HTTP_PROXY={cloud} "
-                f"GLOBUS_SDK_SERVICE_URL_AUTH={cloud}/auth GLOBUS_SDK_SERVICE_URL_GROUPS={cloud}/groups\n"
-            )
-            said += shell.run(f"(\n{lead}{step.text})\n")
+            lead = {
+                "GLOBUS_SDK_ENVIRONMENT": "local",
+                "HTTP_PROXY": cloud,
+                "GLOBUS_SDK_SERVICE_URL_AUTH": f"{cloud}/auth",
+                "GLOBUS_SDK_SERVICE_URL_GROUPS": f"{cloud}/groups",
+            }
+            shell.variables(**lead)
+            said += shell.run(step.text)
+            shell.run(f"unset {' '.join(lead)}")  # what the page itself leaves in the shell stays, for the next block
         else:
             said += shell.run(step.text)
     return said
