@@ -7,7 +7,6 @@ asked with the site's login, and left open where that login may not.
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import stat
@@ -15,6 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ...trust.canonical import parse
+from ...trust.errors import MalformedError
+from ...trust.strict_yaml import read_regular_file
 from ..errors import GlobusRefusedError, LoginNeededError
 from .doctor_check import Doubt, Fault
 
@@ -122,8 +124,9 @@ class EndpointChecks:
         """Ask Globus whether it hears the daemon, and which functions it takes the endpoint to allow."""
         kit = self._known()
         try:
-            number = str(json.loads((self._required() / "endpoint.json").read_bytes())["endpoint_id"])
-        except (OSError, ValueError, KeyError, TypeError):
+            data = read_regular_file(self._required() / "endpoint.json", limit=1 << 16, what="endpoint.json")
+            number = str(parse(data, what="endpoint.json")["endpoint_id"])
+        except (OSError, MalformedError, KeyError, TypeError):
             raise Doubt("the daemon was never started from this folder: README.txt has the command") from None
         online = self._asked(lambda service: service.online(number), "whether it is online")
         if not online:

@@ -22,8 +22,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from ...errors import CountersealError
+from ...trust.canonical import parse
 from ..site.probe import ANSWER, LOCK, MINE, NONCE, TABLE, read_table, write_table
 from .doctor_check import Doubt, Fault
 from .doctor_state import nearest
@@ -32,11 +34,12 @@ if TYPE_CHECKING:
     from ..config import SiteConfig
     from ..endpoint.kit import Kit
 
-__all__ = ["WorkerChecks"]
+__all__ = ["WorkerChecks", "read_report"]
 
 WAIT = 3600.0
 """Seconds for a queue."""
 _SKEW = 300
+_LONGEST_LINE = 1 << 16
 _SHARED = "Put `state` on a file system that login and compute nodes share, and that keeps what a job wrote."
 _LOCKS = "Ask for a file system with locks across nodes (Lustre: mounted with `flock`; NFS: version 4)."
 
@@ -152,7 +155,7 @@ class WorkerChecks:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _say(process, {"scratch": scratch.name, "nonce": nonce})
-            self._report = _report(process, nonce)
+            self._report = None if process.stdout is None else read_report(process.stdout, nonce)
             self._reported = time.time()
             self._found["excludes"] = _locked(scratch / MINE)
         finally:
@@ -203,12 +206,12 @@ def _say(process: subprocess.Popen[bytes], greeting: dict[str, str]) -> None:
             process.stdin.flush()
 
 
-def _report(process: subprocess.Popen[bytes], nonce: str) -> dict[str, Any] | None:
-    """Return the probe's line; schedulers may write others before it."""
-    for line in process.stdout or ():
+def read_report(source: IO[bytes], nonce: str) -> dict[str, Any] | None:
+    """Return the probe's line; schedulers may write others before it, and foreign code whatever it likes."""
+    while line := source.readline(_LONGEST_LINE):
         try:
-            value = json.loads(line)
-        except ValueError:
+            value = parse(line, limit=_LONGEST_LINE, what="report")
+        except CountersealError:
             continue
         if isinstance(value, dict) and value.get("counterseal-probe") == 1 and value.get("nonce") == nonce:
             return value

@@ -18,6 +18,8 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from ...durable import replace_file
+from ...trust.canonical import parse
+from ...trust.errors import MalformedError
 from ..errors import EndpointError
 from .identity_mapping import MAPPING_FILE, identity_mapping
 from .kit import Kit
@@ -120,7 +122,7 @@ def read_kit(folder: Path) -> Kit:
     """
     path = folder / RECORD
     try:
-        value = json.loads(_read(path))
+        value = parse(_read(path), what=RECORD)
         return Kit.model_validate_json(json.dumps(value))
     except FileNotFoundError:
         raise EndpointError(
@@ -128,7 +130,7 @@ def read_kit(folder: Path) -> Kit:
             where=str(folder),
             remedy="Write one with `counterseal site endpoint`: it contains what nobody else's template does not.",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MalformedError) as error:
         first = str(error).splitlines()[0][:200]
         raise EndpointError(f"not a record of this version: {first}", where=str(path), remedy=_AGAIN) from None
 

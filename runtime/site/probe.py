@@ -28,8 +28,21 @@ from pathlib import Path
 from typing import IO, Any
 
 from ...durable import replace_file
+from ...errors import CountersealError
+from ...trust.canonical import parse
 
-__all__ = ["ANSWER", "LOCK", "MINE", "TABLE", "Greeting", "Report", "probe", "read_table", "write_table"]
+__all__ = [
+    "ANSWER",
+    "LOCK",
+    "MINE",
+    "TABLE",
+    "Greeting",
+    "Report",
+    "probe",
+    "read_greeting",
+    "read_table",
+    "write_table",
+]
 
 LOCK, MINE, ANSWER, NONCE, TABLE = "lock", "workers-lock", "worker", "nonce", "table.sqlite"
 _SCRATCH = re.compile(r"\.doctor-[a-z0-9_]{8}")
@@ -43,7 +56,7 @@ Report = dict[str, Any]
 def probe(state: Path, device: Callable[[], str], streams: tuple[IO[bytes], IO[bytes]]) -> bool:
     """Answer the doctor's greeting, hold a lock until it hangs up, and return whether there was a greeting to answer."""
     source, target = streams
-    greeting = _greeting(source.readline(_LIMIT))
+    greeting = read_greeting(source.readline(_LIMIT))
     if greeting is None:
         return False
     scratch = state / greeting["scratch"]
@@ -71,11 +84,12 @@ def probe(state: Path, device: Callable[[], str], streams: tuple[IO[bytes], IO[b
     return True
 
 
-def _greeting(line: bytes) -> Greeting | None:
+def read_greeting(line: bytes) -> Greeting | None:
+    """Return the doctor's greeting in ``line``, or None: whoever can start this program writes it."""
     try:
-        value = json.loads(line)
+        value = parse(line, limit=_LIMIT, what="greeting")
         found = {"scratch": str(value["scratch"]), "nonce": str(value["nonce"])}
-    except (ValueError, KeyError, TypeError):
+    except (CountersealError, KeyError, TypeError):
         return None
     good = _SCRATCH.fullmatch(found["scratch"]) and _NONCE.fullmatch(found["nonce"])
     return found if good else None

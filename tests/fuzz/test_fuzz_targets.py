@@ -65,6 +65,7 @@ _NO_PARSER = {
     "runtime/server/run.py": "a party's own table",
     "runtime/server/start.py": "a party's own table",
     "runtime/server/correspondence/tickets.py": "a party's own table",
+    "runtime/cli/doctor_endpoint.py": "calls of trust/canonical.py, on the daemon's own file",
     "runtime/site/answering.py": "calls of runtime/delivery.py: target delivery",
     "runtime/transports/compute/child.py": "frames of the server that started it: tests/globus/test_compute_child.py",
     "runtime/transports/compute/link.py": "frames of its own child: tests/globus/test_compute_child.py",
