@@ -62,8 +62,14 @@ def schema() -> str:
 
 
 def environment(kit: Kit) -> str:
-    """Return `user_environment.yaml`: what the daemon's children get besides (for a daemon of root: at all)."""
+    """Return `user_environment.yaml`: what the daemon's children get besides (for a daemon of root: at all).
+
+    A daemon that is not root hands its own environment on, the secret of its login included; what is set here wins. The children
+    ask Globus for nothing, so they get nothing to ask with.
+    """
     value = {"PATH": kit.path, "COUNTERSEAL_SITE": kit.launcher}
+    if kit.multi_user is None:
+        value |= {"GLOBUS_COMPUTE_CLIENT_ID": "", "GLOBUS_COMPUTE_CLIENT_SECRET": ""}
     if kit.multi_user is not None and kit.multi_user.work is not None:
         value["GLOBUS_COMPUTE_USER_DIR"] = kit.multi_user.work
     return _HEAD + yaml(value)

@@ -34,6 +34,7 @@ from counterseal.runtime.transports.compute.results import Outcome
 from counterseal.runtime.transports.compute.service import ComputeService
 from counterseal.tests.globus.caller import Caller, account_id
 from counterseal.tests.standin.daemon import NOBODY, ROOT, find_endpoint_program
+from counterseal.tests.standin.slurm import write_slurm
 from counterseal.tests.standin.world import EndpointDaemon, StandIn
 
 pytestmark = pytest.mark.processes
@@ -325,50 +326,10 @@ def _install(stack: ExitStack, source: Path, target: Path, mode: int) -> None:
     target.chmod(mode)
 
 
-SBATCH = """#!/bin/sh
-# What Slurm does with a script, on this machine: read its head, run it later in an environment without the daemon's own.
-head=$(grep '^#SBATCH' "$1") || exit 1
-case "$head" in *--partition=gpu*) ;; *) echo "sbatch: error: invalid partition specified" >&2; exit 1 ;; esac
-number=$(ls {folder}/jobs | wc -l)
-cp "$1" {folder}/jobs/$number
-out=$(sed -n 's/^#SBATCH --output=//p' "$1"); err=$(sed -n 's/^#SBATCH --error=//p' "$1")
-setsid /usr/bin/env -i PATH=/usr/bin:/bin HOME=/tmp LANG=C SLURM_JOB_ID=$number CUDA_VISIBLE_DEVICES=3 \\
-  /bin/bash "$1" >"$out" 2>"$err" </dev/null &
-echo $! > {folder}/pids/$number
-echo "Submitted batch job $number"
-"""
-
-SQUEUE = """#!/bin/sh
-for pid in {folder}/pids/*; do
-  [ -e "$pid" ] && kill -0 "$(cat "$pid")" 2>/dev/null && echo "$(basename "$pid") R"
-done
-exit 0
-"""
-
-SCANCEL = """#!/bin/sh
-for job in "$@"; do kill -- -"$(cat {folder}/pids/"$job")" 2>/dev/null; echo "$job" >> {folder}/cancelled; done
-exit 0
-"""
-
-
-def _slurm(folder: Path) -> Path:
-    """Programs that behave as Slurm's do towards Parsl."""
-    for name in ("jobs", "pids"):
-        (folder / name).mkdir(parents=True)
-        (folder / name).chmod(0o777)
-    folder.chmod(0o777)
-    commands = folder / "bin"
-    commands.mkdir()
-    for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE), ("scancel", SCANCEL), ("sacct", "#!/bin/sh\nexit 1\n")):
-        (commands / name).write_text(text.replace("{folder}", str(folder)))
-        (commands / name).chmod(0o755)
-    return commands
-
-
 def test_slurm_s_provider_queues_one_job_and_gives_it_back(server: Server, place: Path) -> None:
     """Real Parsl and daemon; `sbatch` and its friends run the job script here. A job has none of the daemon's environment."""
     slurm = place / "slurm-fake"
-    commands = _slurm(slurm)
+    commands = write_slurm(slurm)
     batch = Batch(partition="gpu", gpus=1, walltime="00:30:00", interface="lo", idle_seconds=10)
     kit = made(
         server,

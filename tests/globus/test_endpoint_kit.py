@@ -23,6 +23,7 @@ from counterseal.runtime.endpoint.kit import Batch, Kit, MultiUser, Pod
 from counterseal.runtime.endpoint.launcher import KEPT, commands, launcher, sudoers
 from counterseal.runtime.endpoint.profiles import SERIALIZERS
 from counterseal.runtime.endpoint.quoting import shell, yaml_text
+from counterseal.runtime.endpoint.template import environment as environment_of
 from counterseal.runtime.errors import EndpointError
 
 ROOT = Path(__file__).parents[2]
@@ -443,3 +444,14 @@ def test_a_record_is_checked_like_options(tmp_path: Path) -> None:
         with pytest.raises(EndpointError, match="not a record"):
             read_kit(folder)
     assert len(set(KEPT)) == len(KEPT) and all(name.replace("_", "").isalnum() for name in KEPT)
+
+
+def test_the_daemon_s_login_is_kept_from_its_children(tmp_path: Path) -> None:
+    """An unprivileged daemon would hand its account's secret on to every task; one of root starts with a clean environment."""
+    login = {"GLOBUS_COMPUTE_CLIENT_ID": "", "GLOBUS_COMPUTE_CLIENT_SECRET": ""}
+    alone = yaml.safe_load(environment_of(kit(tmp_path / "ward")))
+    assert login.items() <= alone.items()
+    users = MultiUser(server=SERVER, user="fedworker", email="it@hospital.example")
+    assert (
+        not login.keys() & yaml.safe_load(environment_of(kit(tmp_path / "ward", multi_user=users, user="root"))).keys()
+    )
