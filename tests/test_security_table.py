@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "SECURITY.md").read_text()
-FILES = sorted(set(re.findall(r"`((?:trust|runtime|audit|privacy|crash|fuzz|attacks|globus)/[\w*./]*|test_\w+\.py)`", TEXT)))
+FILES = sorted(
+    set(re.findall(r"`((?:trust|runtime|audit|privacy|crash|fuzz|attacks|globus)/[\w*./]*|test_\w+\.py)`", TEXT))
+)
 IDS = sorted(set(re.findall(r"\bP\d+-\d{3}\b", TEXT)))
 
 
