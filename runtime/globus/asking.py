@@ -26,6 +26,9 @@ __all__ = ["asking", "patience", "transport"]
 
 _SECONDS = 5.0
 """Until an address that does not answer is given up: one connection, or one silence within an answer."""
+_WHOLE_SECONDS = 30.0
+_WHOLE_BYTES = 64 << 20
+"""What one whole answer may take."""
 
 _LOGIN = "Run `counterseal login`; for a service account, check its client_id and client_secret."
 _DEAD_GRANTS = frozenset({"invalid_grant", "invalid_client", "unauthorized_client", "invalid_token"})
@@ -47,11 +50,18 @@ def patience(*, renew: bool) -> RetryConfig:
     return settings
 
 
-def transport(*, test_cloud: bool) -> RequestsTransport:
-    """Return what sends requests: certificates are checked whatever the environment says, and nothing waits for long."""
+def transport(*, test_cloud: bool, seconds: float = _WHOLE_SECONDS, limit: int = _WHOLE_BYTES) -> RequestsTransport:
+    """Return what sends requests: certificates are checked whatever the environment says, and nothing waits for long.
+
+    ``seconds`` and ``limit`` (bytes) bound one whole answer.
+    """
     from globus_sdk.transport import RequestsTransport
 
+    from .bounded import Bounded
+
     sender = RequestsTransport(verify_ssl=True, http_timeout=_SECONDS)
+    for scheme in ("https://", "http://"):
+        sender.session.mount(scheme, Bounded(seconds=seconds, limit=limit))
     sender.session.trust_env = not test_cloud  # a proxy has no business between us and this machine
     return sender
 
@@ -79,8 +89,8 @@ def asking(where: str) -> Iterator[None]:
         raise GlobusSetupError("the address of Globus cannot be used", where=where) from None
     except (GlobusError, RequestException) as error:
         raise GlobusUnavailableError(f"Globus does not answer ({type(error).__name__})", where=where) from None
-    except (KeyError, ValueError, TypeError, AttributeError) as error:
-        # The SDK takes answers apart without checking them.
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        # The SDK takes answers apart without checking them; a thousand brackets are too deep for its JSON.
         raise GlobusUnavailableError(f"an answer not understood ({type(error).__name__})", where=where) from None
 
 

@@ -36,6 +36,9 @@ __all__ = ["ComputeService", "Pace", "Submitted", "function_code"]
 
 _SECONDS = 60.0
 """Until a request without an answer is given up."""
+_WHOLE = 600.0
+_LARGEST = 1 << 30
+"""Seconds and bytes of one whole answer: fifty results of 10 MB, written as JSON within JSON."""
 _REQUESTS = 20
 _WINDOW = 10.5
 """Compute's documented limit, with half a second for clocks that differ."""
@@ -203,7 +206,7 @@ class ComputeService:
         return clients
 
     def _settings(self) -> dict[str, Any]:
-        sender = transport(test_cloud=self._config.insecure_test_cloud is not None)
+        sender = transport(test_cloud=self._config.insecure_test_cloud is not None, seconds=_WHOLE, limit=_LARGEST)
         sender.http_timeout = _SECONDS
         return {
             "environment": "production",
