@@ -44,6 +44,8 @@ _CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
 _RETRY = {408, 409, 429, 500, 502, 503, 504}
 _RETRY_CODES = {"RequestTimeout", "SlowDown", "ServiceUnavailable", "InternalError", "ConditionalRequestConflict"}
 _CHUNK = 1 << 20
+_TOLD = 4096
+"""Bytes that an answer may say besides its status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ class Connection:
     def _once(self, method: str, target: str, headers: Mapping[str, str], body: memoryview | None, key: str) -> Answer:
         response = self._request(method, target, headers, body, key)
         try:
-            answer = self._read_answer(response, key)
+            answer = self._read_answer(response)
         finally:
             response.release_conn()
         check_answer(answer, key)
@@ -174,7 +176,7 @@ class Connection:
         response = self._request("GET", target, headers, None, key)
         try:
             if response.status != 206:
-                check_answer(self._read_answer(response, key), key)
+                check_answer(self._read_answer(response), key)
                 raise StoreUnavailableError(f"the store ignored the range (HTTP {response.status})", where=key)
             done = self._stream(response, view, key)
             answer = Answer(206, "", response.headers)
@@ -184,7 +186,7 @@ class Connection:
         if done < view.nbytes:
             response.close()
         else:
-            response.drain_conn()
+            self._rest(response, 0)
             response.release_conn()
         return done, answer
 
@@ -233,21 +235,25 @@ class Connection:
             )
         raise StoreUnavailableError(f"no answer from the store ({kind})", where=key, remedy=remedy)
 
-    def _read_answer(self, response: urllib3.BaseHTTPResponse, key: str) -> Answer:
-        code = b""
-        if response.status >= 300:
-            try:
-                found = _CODE.search(response.read(4096) or b"")
-            except (self._urllib3.exceptions.HTTPError, OSError):
-                found = None
-            code = found.group(1) if found else b""
-            response.close()  # whatever else it wants to say, we do not listen
-        else:
-            try:
-                response.drain_conn()
-            except (self._urllib3.exceptions.HTTPError, OSError):
-                raise StoreUnavailableError("the store broke off its answer", where=key) from None
+    def _read_answer(self, response: urllib3.BaseHTTPResponse) -> Answer:
+        found = _CODE.search(self._rest(response, _TOLD))
+        code = found.group(1) if found is not None and response.status >= 300 else b""
         return Answer(response.status, code.decode("ascii"), response.headers)
+
+    def _rest(self, response: urllib3.BaseHTTPResponse, most: int) -> bytes:
+        """Return at most ``most`` bytes of what is left of an answer; where more would come, or slowly, we do not listen."""
+        end, said = time.monotonic() + self.patience.silence, bytearray()
+        try:
+            while piece := response.read1(most + 1 - len(said)):
+                said += piece
+                if len(said) > most or time.monotonic() > end:
+                    break
+            else:
+                return bytes(said)
+        except (self._urllib3.exceptions.HTTPError, OSError):
+            pass  # its status is all that counts
+        response.close()
+        return bytes(said[:most])
 
 
 def check_answer(answer: Answer, key: str) -> None:

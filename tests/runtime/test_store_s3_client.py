@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import ipaddress
@@ -424,6 +425,34 @@ def test_a_server_that_drips_is_left(server: FaultServer, store: S3Store, place:
         with pytest.raises(StoreUnavailableError):
             source.read_into(0, memoryview(bytearray(4000)))
         assert time.monotonic() - started < 8  # 80 s at its own pace
+
+
+def test_an_answer_without_an_end_is_left(server: FaultServer, store: S3Store, place: S3Place) -> None:
+    """What a store says after a put is worth nothing, however long it takes; of an error only the code is."""
+
+    def endless(code: int, piece: bytes, pause: float) -> Act:
+        def act(request: Any, received: Any) -> None:
+            with contextlib.suppress(OSError):
+                reply(request, code, piece, {"Content-Range": "bytes 0-0/6"}, length=1 << 40)
+                for _ in range(10_000):
+                    request.wfile.write(piece)
+                    time.sleep(pause)
+
+        return act
+
+    patience = Patience(attempts=2, connect=1, silence=0.4, rate=1 << 20, base=0.001, most=0.002)
+    with S3GrantClient(place, patience=patience) as client:
+        for act in (endless(200, b"x" * 65_536, 0.001), endless(200, b"x", 0.02), endless(503, b"x", 0.02)):
+            server.acts += [act, act]
+            started = time.monotonic()
+            with contextlib.suppress(StoreUnavailableError):
+                client.upload(put_grant(store), b"update")
+            assert time.monotonic() - started < 4
+            server.acts.clear()
+        server.acts.append(endless(206, b"u", 0.02))
+        started = time.monotonic()
+        with client.open(store.grant_get("k", expires=soon())) as source:
+            assert source.length == 6 and time.monotonic() - started < 4
 
 
 def test_a_silent_server_is_left(server: FaultServer, store: S3Store, place: S3Place) -> None:
