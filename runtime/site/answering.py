@@ -4,7 +4,10 @@ Whatever happens, exactly one JSON `Answer` is written to standard output and th
 launcher stands a function that sends what it reads to the server. So nothing but an answer may be there, and no
 traceback. A site whose state another process holds answers ``busy`` after a short wait, and the delivery comes again; a
 site that cannot be opened answers ``site_unavailable``. Why is in the site's own log file, ``answers.log`` in its state
-folder, and on its standard error; it does not leave.
+folder.
+
+Standard error leads there too, as soon as the configuration is read: whoever started this process may be the account that a
+server's code runs as (`--run-as`), and what a loader prints, which error it met and what the policy said are not for it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,7 +55,10 @@ def answer_once(open_site: Open, delivery: bytes) -> bytes:
 
 
 def answer_standard_streams(open_site: Open) -> None:
-    """Answer the delivery on standard input on standard output; whatever else prints goes to standard error."""
+    """Answer the delivery on standard input on standard output; whatever else prints goes to standard error.
+
+    ``open_site`` calls `log_to`, and from then on standard error is the site's log.
+    """
     sink = _take_stdout()
     delivery = sys.stdin.buffer.read(DELIVERY_LIMIT + 1)  # one byte more than is allowed: the site refuses it itself
     answer = answer_once(open_site, delivery)
@@ -62,16 +67,28 @@ def answer_standard_streams(open_site: Open) -> None:
 
 
 def log_to(folder: Path) -> None:
-    """Write this package's log to ``answers.log`` in ``folder`` as well; a folder that cannot be written stops nothing.
+    """Lead standard output and standard error to ``answers.log`` in ``folder``, or nowhere if it cannot be written.
 
-    For the rest of the process, which answers one delivery.
+    For the rest of the process, which answers one delivery: descriptors are led, so that libraries and plug-ins go along.
     """
-    with suppress(OSError):
-        path = make_folder(folder, 0o700) / "answers.log"
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=1, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.getLogger("counterseal").addHandler(handler)
+    try:
+        sink = _open_log(make_folder(folder, 0o700) / "answers.log")
+    except OSError as error:
+        _log.error("answers.log cannot be written (%s): what comes now is told to nobody", error.strerror)
+        sink = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for stream in (1, 2):
+        os.dup2(sink, stream)
+    os.close(sink)
+
+
+def _open_log(path: Path) -> int:
+    """Open the log, and begin a new one where it has grown long; one older is kept."""
+    with suppress(FileNotFoundError):
+        if path.lstat().st_size > _LOG_BYTES:
+            path.replace(path.with_name(f"{path.name}.1"))
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _take_stdout() -> BinaryIO:

@@ -21,6 +21,7 @@ from counterseal.runtime.transports.seam import Arrival
 from counterseal.trust.canonical import parse
 from counterseal.trust.errors import CustodyError
 
+from . import cli_world
 from .cli_world import SITES, World, execute, require_clean
 from .compute_world import make_delivery
 
@@ -90,6 +91,10 @@ def answer(world: World, site: str, delivery: bytes, *options: object) -> tuple[
     return Answer.from_json(parse(done.stdout.strip().encode(), limit=DELIVERY_LIMIT)), done.stderr
 
 
+def log_of(site: str, world: World) -> str:
+    return (load_site(world.site(SITES.index(site))).state / "answers.log").read_text()
+
+
 @pytest.mark.processes
 def test_a_whole_run_by_one_process_for_each_delivery(world: World) -> None:
     class Launchers:
@@ -99,8 +104,8 @@ def test_a_whole_run_by_one_process_for_each_delivery(world: World) -> None:
             self.arrived: list[Arrival] = []
 
         def dispatch(self, site: str, ticket: str, delivery: bytes) -> None:
-            found, _ = answer(world, site, delivery)
-            assert found.fault is None and found.ticket == ticket
+            found, told = answer(world, site, delivery)
+            assert found.fault is None and found.ticket == ticket and told == ""
             self.arrived.append(Arrival(site, ticket, json.dumps(found.model_dump(mode="json")).encode()))
 
         def poll(self, timeout: float) -> list[Arrival]:
@@ -117,6 +122,43 @@ def test_a_whole_run_by_one_process_for_each_delivery(world: World) -> None:
     result = run_federation(settings, transport=Launchers())
     assert (result.outcome, result.versions, result.witnessed) == ("completed", 1, True)
     assert set(result.final or {}) == set(SITES)
+    for path in world.founded.site_configs.values():
+        assert "a plug-in that prints" in (load_site(path).state / "answers.log").read_text()
+
+
+@pytest.mark.processes
+def test_whoever_starts_the_program_learns_nothing_of_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --run-as the account that a server's code runs as starts this program, and reads its standard error."""
+    failing = 'print("PATIENT-41"); raise ValueError("PATIENT-42")'
+    monkeypatch.setattr(cli_world, "LOADER", cli_world.LOADER.replace('print("a plug-in that prints")', failing))
+    world = World.make(tmp_path, rounds=1)
+    told: list[str] = []
+
+    class Launchers:
+        def __init__(self) -> None:
+            self.arrived: list[Arrival] = []
+
+        def dispatch(self, site: str, ticket: str, delivery: bytes) -> None:
+            found, said = answer(world, site, delivery)
+            told.append(said)
+            self.arrived.append(Arrival(site, ticket, json.dumps(found.model_dump(mode="json")).encode()))
+
+        def poll(self, timeout: float) -> list[Arrival]:
+            found, self.arrived = self.arrived, []
+            return found
+
+        def recover(self, tickets: dict[str, str]) -> set[str]:
+            return set()
+
+        def close(self) -> None:
+            pass
+
+    run_federation(load_server(world.server), transport=Launchers())
+    assert told and set(told) == {""}
+    log = (load_site(world.site()).state / "answers.log").read_text()
+    assert "PATIENT-41" in log and "ValueError" in log
 
 
 @pytest.mark.processes
@@ -128,7 +170,7 @@ def test_a_held_state_is_busy_after_the_patience(world: World) -> None:
     finally:
         held.close()
     assert found.fault is not None and (found.ticket, found.fault.code) == (TICKET, "busy")
-    assert "another process" in told
+    assert told == "" and "another process" in log_of(site, world)
 
 
 @pytest.mark.processes
@@ -141,8 +183,30 @@ def test_why_a_site_cannot_answer_stays_at_the_site(world: World) -> None:
     assert found.fault is not None and found.fault.code == "site_unavailable"
     log = settings.state / "answers.log"
     assert log.stat().st_mode & 0o777 == 0o600
-    for text in (told, log.read_text()):
-        assert "cannot be opened" in text and "passphrase" in text and "another passphrase" not in text
+    text = log.read_text()
+    assert "cannot be opened" in text and "passphrase" in text and "another passphrase" not in text
+    assert told == ""
+
+
+@pytest.mark.processes
+def test_a_long_log_begins_anew(world: World) -> None:
+    folder = load_site(world.site()).state
+    folder.mkdir(mode=0o700, exist_ok=True)
+    log = folder / "answers.log"
+    log.write_text("x" * (2 << 20))
+    answer(world, SITES[0], b"rubbish")
+    assert 0 < log.stat().st_size < 10_000 and log.stat().st_mode & 0o777 == 0o600
+    assert log.with_name("answers.log.1").stat().st_size == 2 << 20
+
+
+@pytest.mark.processes
+def test_a_log_that_is_a_link_is_not_followed(world: World, tmp_path: Path) -> None:
+    folder = load_site(world.site()).state
+    folder.mkdir(mode=0o700, exist_ok=True)
+    (folder / "answers.log").symlink_to(tmp_path / "elsewhere")
+    found, told = answer(world, SITES[0], b"rubbish")
+    assert found.fault is not None and not (tmp_path / "elsewhere").exists()
+    assert "answers.log cannot be written" in told and "refused" not in told
 
 
 @pytest.mark.processes
