@@ -155,7 +155,7 @@ def _transport(config: ServerConfig, charter: SignedCharter, clock: Callable[[],
 
 def site_command(config: Path) -> list[str]:
     """Return the command that runs a site's process over its standard streams."""
-    return [sys.executable, "-m", "counterseal.runtime.cli", "site", "run", "--config", str(config), "--quiet"]
+    return [sys.executable, "-Pm", "counterseal.runtime.cli", "site", "run", "--config", str(config), "--quiet"]
 
 
 def _charter_and_keys(config: SiteConfig | ServerConfig, clock: Callable[[], int]) -> tuple[SignedCharter, MemberKeys]:

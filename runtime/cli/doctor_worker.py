@@ -138,7 +138,7 @@ class WorkerChecks:
             return [*self._through, kit.launcher, "probe"]
         # As the account of the site, where sudo would lead. Nothing that the folder names is run: others may have written it.
         config = os.path.abspath(self._config or "site.yaml")  # noqa: PTH100  the same path is used there
-        return [*self._through, sys.executable, "-m", "counterseal.runtime.cli", "site", "probe", "--config", config]
+        return [*self._through, sys.executable, "-Pm", "counterseal.runtime.cli", "site", "probe", "--config", config]
 
     def _talk(self, scratch: Path, nonce: str) -> None:
         command = self._command()

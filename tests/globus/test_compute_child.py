@@ -9,12 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from counterseal.errors import CountersealError
+from counterseal.runtime.assembly import site_command
+from counterseal.runtime.cli.doctor_worker import WorkerChecks
 from counterseal.runtime.config import PassphraseConfig
 from counterseal.runtime.config.globus import GlobusConfig
 from counterseal.runtime.errors import (
@@ -186,6 +190,26 @@ def secret(tmp_path: Path) -> Path:
     path.touch(0o600)
     path.write_text("not a real one")
     return path
+
+
+@pytest.mark.processes
+def test_no_program_of_ours_takes_code_from_the_folder_where_it_is_started(
+    tmp_path: Path, secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python's `-m` looks there first: in /tmp, or in a folder that others send files to, that is their code."""
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("globus_sdk", "typer", "pydantic"):
+        (here / f"{name}.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w').close()")
+    monkeypatch.chdir(here)
+    link = ChildLink(config(file=secret), FUNCTION, tmp_path / "state")
+    with suppress(CountersealError):
+        link.open()
+    link.close()
+    subprocess.run(site_command(tmp_path / "none.yaml"), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    checks = WorkerChecks(cast(Any, None), tmp_path / "none.yaml", lambda: None, ("env",))
+    subprocess.run(checks._command(), stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert not (tmp_path / "canary").exists()
 
 
 @pytest.mark.processes

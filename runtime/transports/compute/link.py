@@ -86,7 +86,7 @@ class ChildLink:
         """Prepare; standard error goes to a file in ``folder``."""
         self._opening = {"globus": config.model_dump(mode="json"), "function": function}
         self._environment = child_environment(config, os.environ)
-        self._command = command or (sys.executable, "-m", __package__ + ".child")
+        self._command = command or (sys.executable, "-Pm", __package__ + ".child")  # P: no code from the folder here
         self._folder = folder
         self._timer = timer
         self._process: subprocess.Popen[bytes] | None = None
