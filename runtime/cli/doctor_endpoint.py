@@ -25,11 +25,12 @@ if TYPE_CHECKING:
     from ..endpoint.kit import Kit
     from ..transports.compute.service import ComputeService
 
-__all__ = ["EndpointChecks"]
+__all__ = ["EndpointChecks", "on_the_way"]
 
 DAEMON = "4.19."
 """The version whose own code reads every profile in our tests."""
 
+_LINKS = 40
 T = TypeVar("T")
 _AGAIN = "Write the folder again with `counterseal site endpoint`, and restart the daemon."
 
@@ -178,10 +179,10 @@ def _own_words(kit: Kit) -> str:
 def _require_unwritable(path: Path, kit: Kit) -> None:
     """Refuse a file that the account which the server reaches could replace, and where a wall is wanted, also its folders."""
     trusted = {0, *(_uid(kit.run_as) if kit.run_as else ())}
-    for place in (path, *(path.resolve().parents if kit.run_as else ())):
-        found = place.stat()
-        sticky = place.is_dir() and found.st_mode & stat.S_ISVTX
-        if found.st_mode & (0o022 if kit.run_as else 0o002) and not sticky:
+    for place in reversed(list(on_the_way(path))) if kit.run_as else (path.resolve(),):
+        found = place.lstat()
+        unwritten = stat.S_ISLNK(found.st_mode) or (stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX)
+        if found.st_mode & (0o022 if kit.run_as else 0o002) and not unwritten:
             raise Fault("can be written by others", where=str(place), remedy=f"chmod go-w {place}")
         if kit.run_as and found.st_uid not in trusted:
             raise Fault(
@@ -189,6 +190,31 @@ def _require_unwritable(path: Path, kit: Kit) -> None:
                 where=str(place),
                 remedy=f"chown root {place}",
             )
+
+
+def on_the_way(path: Path) -> Iterator[Path]:
+    """Yield ``path`` and every folder and link on the way to what it leads to: whoever can change one of them changes it.
+
+    Raises:
+        Fault: links that lead to each other.
+    """
+    here, rest, links = Path("/"), list(reversed(path.parts[1:])), 0
+    yield here
+    while rest:
+        found = here / rest.pop()
+        if found.name == "..":
+            here = here.parent
+            continue
+        yield found
+        if not found.is_symlink():
+            here = found
+            continue
+        links += 1
+        if links > _LINKS:
+            raise Fault("too many links", where=str(path))
+        target = found.readlink()
+        here = Path("/") if target.is_absolute() else here
+        rest += reversed(target.parts[1:] if target.is_absolute() else target.parts)
 
 
 def _require_owner(folder: Path, user: str) -> None:

@@ -20,7 +20,8 @@ Profile = Literal["laptop", "ec2", "slurm", "pbs", "kubernetes"]
 """Where the work is done."""
 
 _SECRET = ("LD_PRELOAD", "LD_AUDIT", "PYTHON", "GLOBUS_", "SUDO_", "COUNTERSEAL_", "BASH_ENV", "ENV")
-_LIBRARIES = ("LD_",)
+_OF_ANOTHER = ("LD_", "PATH", "OPENSSL_", "GCONV_PATH", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "AWS_")
+"""Besides, where the account that a server's code runs as would set them for another: code, and whose word is taken."""
 
 _Lines = Annotated[str, StringConstraints(pattern=r"^([ -~]{0,500}\n?){0,40}$", max_length=4_000)]
 """Lines of the administrator's own: printable ASCII."""
@@ -177,7 +178,7 @@ class Kit(Model):
 
     @model_validator(mode="after")
     def _variables(self) -> Kit:
-        refused = (*_SECRET, *_LIBRARIES) if self.run_as else _SECRET
+        refused = (*_SECRET, *_OF_ANOTHER) if self.run_as else _SECRET
         for name in self.keep:
             if any(name.startswith(one) for one in refused if one != "ENV") or name == "ENV":
                 raise ValueError(f"keep: {name} decides which code runs, or belongs to the daemon")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
+from counterseal.runtime.cli import doctor_endpoint
 from counterseal.runtime.cli.doctor import Check, judged
+from counterseal.runtime.cli.doctor_check import Fault
 from counterseal.runtime.cli.doctor_endpoint import EndpointChecks
 from counterseal.runtime.cli.doctor_group import GroupChecks
 from counterseal.runtime.config import (
@@ -279,6 +282,28 @@ def test_a_wall_with_a_hole(place: Place, made: Kit) -> None:
     Path(made.program).parent.chmod(0o777)
     check = place.endpoint_checks(walled)["endpoint: accounts"]
     assert check.ok is False and str(Path(made.program).parent) in f"{check.what}{check.mend}", check
+
+
+def test_a_wall_with_a_link_that_others_can_change(place: Place, made: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the link leads today says nothing: sudo starts the path, and who can write the link's folder changes it."""
+    monkeypatch.setattr(doctor_endpoint, "_uid", lambda user: (os.geteuid(),))
+    shared = place.folder / "shared"
+    shared.mkdir()
+    (shared / "one").symlink_to("two")
+    (shared / "two").symlink_to(Path(made.program).parent)
+    (place.folder / "safe").symlink_to(shared / "one")
+    walled = made.model_copy(
+        update={"run_as": "daemon", "program": str(place.folder / "safe" / Path(made.program).name)}
+    )
+    write_folder(walled)
+    assert place.endpoint_checks(walled)["endpoint: accounts"].ok
+    shared.chmod(0o777)
+    check = place.endpoint_checks(walled)["endpoint: accounts"]
+    assert check.ok is False and f"chmod go-w {shared}" in check.mend, check
+    (shared / "two").unlink()
+    (shared / "two").symlink_to("one")
+    with pytest.raises(Fault, match="too many links"):
+        list(doctor_endpoint.on_the_way(Path(walled.program)))
 
 
 def test_an_unknown_daemon_is_told_and_never_run(place: Place, made: Kit) -> None:
