@@ -367,6 +367,20 @@ def test_a_child_that_talks_nonsense_is_ended_and_loses_nothing(
     assert [one.ticket for one in wait(transport, world, 90)] == [ticket]
 
 
+@pytest.mark.parametrize("over", ["submit", "results"])
+def test_a_child_that_never_speaks_again_is_ended_and_loses_nothing(
+    world: ComputeWorld, transport: ComputeTransport, over: str
+) -> None:
+    """Stopped, or stuck: it is not dead, so nobody is told. Its endpoint must not stay without deliveries for ever."""
+    world.tasks_to_come.append("slow")
+    ticket = send(transport, not_after=START + 5_000)
+    while over not in {one.do for one in transport._desk.requests.values()}:
+        assert transport.poll(0.01) == [] and world.now < 10
+    world.events.clear()
+    assert {one.ticket for one in wait(transport, world, 1_500)} == {ticket}
+    assert len(world.made) <= 3
+
+
 def test_a_child_that_does_not_come_back_costs_little(world: ComputeWorld, tmp_path: Path) -> None:
     steps: Counter[str] = Counter()
     with contextlib.closing(open_transport(world, tmp_path / "state", probe=lambda step: steps.update([step]))) as one:

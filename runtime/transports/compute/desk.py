@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..seam import Arrival
@@ -69,6 +69,8 @@ class Request:
     site: str | None = None
     tickets: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    since: float = 0.0
+    """When it was sent."""
 
 
 @dataclass
@@ -97,7 +99,7 @@ class Desk:
         if self.deaf:
             return False
         self.last += 1
-        self.requests[self.last] = request
+        self.requests[self.last] = replace(request, since=self.timer())
         if self.link.send({"id": self.last, "do": request.do, **rest}):
             return True
         del self.requests[self.last]

@@ -43,6 +43,8 @@ __all__ = ["ComputeTransport", "Standing", "open_compute_transport"]
 _log = logging.getLogger(__name__)
 
 _SHORTEST_WAIT = 0.005
+_SPEECHLESS = 900.0
+"""Seconds without a word on a request, after which a child is given up: it bounds its own requests more narrowly."""
 _CHECKING = 90.0
 """Seconds to wait for Compute's word on the function when a server starts."""
 
@@ -153,6 +155,10 @@ class ComputeTransport:
 
     def _step(self) -> None:
         now, clock = self._desk.timer(), self._desk.clock()
+        if any(now - one.since > _SPEECHLESS for one in self._desk.requests.values()):
+            _log.error("the process that speaks to Globus does not speak")
+            self._desk.link.close()
+            self._lose_child()
         if clock - self._tidied > 60:
             self._tidied = clock
             if old := self._desk.parcels.forget(clock):
