@@ -40,7 +40,10 @@ from counterseal.tests.runtime.cli_world import call, document
 from counterseal.tests.standin.cloud import Cloud
 from counterseal.trust.charter.signing import SignedCharter
 
-NOW = int(time.time())
+
+def now() -> int:
+    return int(time.time())
+
 
 RUN = RunConfig(
     name="run-1",
@@ -66,7 +69,7 @@ class Place:
     charter: SignedCharter
 
     def group_checks(self) -> dict[str, Check]:
-        checks = GroupChecks(load_site(self.config), lambda: self.charter, lambda: NOW)
+        checks = GroupChecks(load_site(self.config), lambda: self.charter, now)
         return {name: judged(name, check) for name, check in checks.each()}
 
     def endpoint_checks(self, made: Kit) -> dict[str, Check]:
@@ -99,7 +102,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
             folder / "federation", [site], run=RUN, loaders=loaders, server=server, group=group, globus=globus
         )
         config = made.site_configs[site]
-        charter = read_charter_folder(config.parent / "charter", now=NOW)
+        charter = read_charter_folder(config.parent / "charter", now=now())
         yield Place(cloud, folder, site, server, group, config, charter)
 
 
