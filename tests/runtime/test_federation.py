@@ -447,7 +447,7 @@ def test_a_server_says_what_is_still_out(tmp_path: Path, caplog: pytest.LogCaptu
         def recover(self, tickets: dict[str, str]) -> set[str]:
             return {digest for digest, site in tickets.items() if site == federation.sites[1]}
 
-    with sites_of(federation) as transport, caplog.at_level("INFO"):
+    with sites_of(federation) as transport, caplog.at_level("INFO", logger="counterseal"):
         play(federation, Remembering(transport.sites, clock=federation.clock), run_config(rounds=1))
     assert f"may still come from {federation.sites[1]}" in caplog.text
 
